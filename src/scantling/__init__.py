@@ -1,0 +1,51 @@
+"""Scantling: from medical images and whatever labels there are to a validated segmentation model.
+
+`scantling.train`, `predict`, `evaluate`, `report`, `inspect`, `demo`, `resume` are the command line's verbs as
+functions; `Segmenter` is the same with the manners of scikit-learn. Nothing heavy is imported before it is used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from scantling.workflows.demo import demo as demo
+    from scantling.workflows.doctor import doctor as doctor
+    from scantling.workflows.segmenter import Segmenter as Segmenter
+    from scantling.workflows.verbs import (
+        evaluate as evaluate,
+        inspect as inspect,
+        open_dataset as open_dataset,
+        predict as predict,
+        report as report,
+        resume as resume,
+        train as train,
+    )
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "Segmenter": "scantling.workflows.segmenter",
+    "demo": "scantling.workflows.demo",
+    "doctor": "scantling.workflows.doctor",
+    "evaluate": "scantling.workflows.verbs",
+    "inspect": "scantling.workflows.verbs",
+    "open_dataset": "scantling.workflows.verbs",
+    "predict": "scantling.workflows.verbs",
+    "report": "scantling.workflows.verbs",
+    "resume": "scantling.workflows.verbs",
+    "train": "scantling.workflows.verbs",
+}
+
+__all__ = ["__version__", *sorted(_PUBLIC)]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        return getattr(importlib.import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module 'scantling' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__
