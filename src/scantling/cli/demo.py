@@ -1,0 +1,28 @@
+"""`scantling demo`: the whole road on synthetic radiographs, without network or data of your own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+from typer import Option
+
+from scantling.cli.options import Debug, Device, Json, Overwrite, Quiet, Seed
+
+
+def demo(
+    out: Annotated[Path, Option("--out", "-o", help="New folder for data, run and report.")] = Path("demo-run"),
+    steps: Annotated[int | None, Option("--steps", min=1, help="Length of training; the default takes a minute.")] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Make phantom radiographs, train on two labelled ones, score on held-out ones, write the report."""
+    from scantling.workflows.demo import demo as run_demo
+
+    result = run_demo(out, steps=steps, seed=seed, device=device, overwrite=overwrite, quiet=quiet)
+    print(json.dumps(result.to_json()) if as_json else result.text())

@@ -1,0 +1,1 @@
+"""Public data sets as manifests, and synthetic ones made on the spot."""

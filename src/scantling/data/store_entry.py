@@ -1,0 +1,197 @@
+"""One prepared case on disk: how it is written, verified, and seen again through memory maps."""
+
+from __future__ import annotations
+
+import base64
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, Integer, Num
+
+from scantling.data.case import IGNORE, Annotation, Case, LabelKind
+from scantling.data.image import ImageGeometry
+from scantling.data.image_io import read_image
+from scantling.data.plan import Plan
+from scantling.data.prepare import (
+    PreparedGrid,
+    annotated_classes,
+    normalised_values,
+    prepare_image,
+    prepare_label,
+    read_matching_label,
+)
+from scantling.errors import IntegrityError
+from scantling.files import read_json, require_sha256, sha256_bytes, sha256_file
+from scantling.seeding import numpy_generator
+
+POINTS_PER_CLASS: Final = 10_000
+"""Voxels of each class kept as possible patch centres."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PreparedCase:
+    """One prepared case; arrays are mapped anew at each access, so thousands of cases hold no open file.
+
+    Attributes:
+        scale, offset: per channel; `image * scale + offset` is the normalised value.
+        annotated: per class, whether it was looked for; all False where the case has no label.
+        weight: trust in the label, in [0, 1].
+        known_slices: positions along the first axis with at least one labelled voxel.
+        point_counts: number of stored points per class; background has some only where voxels are unknown.
+    """
+
+    case_id: str
+    patient_id: str
+    folder: Path
+    scale: tuple[float, ...]
+    offset: tuple[float, ...]
+    grid: PreparedGrid
+    label_kind: LabelKind | None
+    annotated: Bool[np.ndarray, "klass"]
+    weight: float
+    known_slices: tuple[int, ...]
+    point_counts: tuple[int, ...]
+
+    @property
+    def image(self) -> Num[np.ndarray, "channel *spatial"]:
+        """Stored intensities of all channels."""
+        image: Num[np.ndarray, "channel *spatial"] = _map(self.folder / "image.npy")
+        return image
+
+    @property
+    def labels(self) -> Integer[np.ndarray, "*spatial"] | None:
+        """Class indices with IGNORE, or None where the case has no label of the chosen kind."""
+        return None if self.label_kind is None else _map(self.folder / "label.npy")
+
+    def normalised(self) -> Float[np.ndarray, "channel *spatial"]:
+        """The whole image in memory, as the network sees it."""
+        return normalised_values(self.image, self.scale, self.offset)
+
+    @property
+    def foreground(self) -> dict[int, Integer[np.ndarray, "point axis"]]:
+        """Class index -> voxel positions of the class, for every class that has any."""
+        if self.label_kind is None:
+            return {}
+        points = _map(self.folder / "points.npy")
+        ends = np.cumsum(self.point_counts)
+        return {
+            k: points[end - n : end]
+            for k, (n, end) in enumerate(zip(self.point_counts, ends, strict=True))
+            if n
+        }
+
+
+def write_entry(folder: Path, case: Case, annotation: Annotation | None, plan: Plan, *, key: str) -> None:
+    images = [read_image(path) for path in case.images]
+    prepared = prepare_image(images, plan)
+    np.save(folder / "image.npy", prepared.array)
+    meta: dict[str, Any] = {
+        "key": key,
+        "scale": prepared.scale,
+        "offset": prepared.offset,
+        "grid": _grid_to_json(prepared.grid),
+        "known_slices": [],
+        "point_counts": [],
+    }
+    if annotation is not None:
+        stored = read_matching_label(annotation, images[0].geometry)
+        labels = prepare_label(stored, annotation, prepared.grid, plan)
+        np.save(folder / "label.npy", labels)
+        points = _points(labels, len(plan.classes.names), key)
+        np.save(folder / "points.npy", np.concatenate(points))
+        meta["point_counts"] = [len(of_class) for of_class in points]
+        known = (labels != IGNORE).any(axis=tuple(range(1, labels.ndim)))
+        meta["known_slices"] = [int(position) for position in np.flatnonzero(known)]
+    meta["sha256"] = {path.name: sha256_file(path) for path in sorted(folder.glob("*.npy"))}
+    text = json.dumps(meta)
+    (folder / "meta.json").write_text(json.dumps({"sha256": sha256_bytes(text.encode()), "meta": text}))
+
+
+def _points(
+    labels: Integer[np.ndarray, "*spatial"], n_classes: int, key: str
+) -> list[Int[np.ndarray, "_ axis"]]:
+    """Up to `POINTS_PER_CLASS` voxels of each class; of background only where there are unknown voxels."""
+    unknown = bool((labels == IGNORE).any())
+    dtype = np.int16 if max(labels.shape) <= np.iinfo(np.int16).max else np.int32
+    result = []
+    for k in range(n_classes):
+        flat = np.flatnonzero(labels == k) if k or unknown else np.empty(0, dtype=np.intp)
+        if len(flat) > POINTS_PER_CLASS:
+            rng = numpy_generator(0, "points", key, k)
+            flat = np.sort(rng.choice(flat, POINTS_PER_CLASS, replace=False, shuffle=False))
+        result.append(np.stack(np.unravel_index(flat, labels.shape), axis=1).astype(dtype))
+    return result
+
+
+def open_entry(folder: Path, case: Case, annotation: Annotation | None, plan: Plan) -> PreparedCase:
+    """The case of a whole entry.
+
+    Raises:
+        IntegrityError: a file of the entry is missing or not what was written.
+    """
+    wrapper = read_json(folder / "meta.json") if (folder / "meta.json").is_file() else None
+    if not isinstance(wrapper, dict) or sha256_bytes(str(wrapper.get("meta")).encode()) != wrapper.get(
+        "sha256"
+    ):
+        raise IntegrityError(f"{folder / 'meta.json'}: the file is missing or damaged", code="E-CHK-01")
+    meta = json.loads(wrapper["meta"])
+    for name, checksum in meta["sha256"].items():
+        require_sha256(folder / name, checksum)
+    return PreparedCase(
+        case_id=case.case_id,
+        patient_id=case.patient_id,
+        folder=folder,
+        scale=tuple(meta["scale"]),
+        offset=tuple(meta["offset"]),
+        grid=_grid_from_json(meta["grid"]),
+        label_kind=annotation.kind if annotation else None,
+        annotated=np.array(annotated_classes(annotation, plan), dtype=np.bool_),
+        weight=annotation.weight if annotation else 1.0,
+        known_slices=tuple(meta["known_slices"]),
+        point_counts=tuple(meta["point_counts"]),
+    )
+
+
+def _grid_to_json(grid: PreparedGrid) -> dict[str, Any]:
+    source = grid.source
+    header = None if source.header is None else base64.b64encode(source.header).decode("ascii")
+    return {
+        "source": {
+            "shape": source.shape,
+            "spacing_mm": source.spacing_mm,
+            "spacing_known": source.spacing_known,
+            "world_from_index": source.world_from_index.tolist(),
+            "file_type": source.file_type,
+            "header": header,
+        },
+        "permutation": grid.permutation,
+        "flips": grid.flips,
+        "shape": grid.shape,
+        "spacing_mm": grid.spacing_mm,
+    }
+
+
+def _grid_from_json(values: dict[str, Any]) -> PreparedGrid:
+    source = values["source"]
+    geometry = ImageGeometry(
+        shape=tuple(source["shape"]),
+        spacing_mm=tuple(source["spacing_mm"]),
+        spacing_known=source["spacing_known"],
+        world_from_index=np.array(source["world_from_index"], dtype=np.float64),
+        file_type=source["file_type"],
+        header=None if source["header"] is None else base64.b64decode(source["header"]),
+    )
+    return PreparedGrid(
+        source=geometry,
+        permutation=tuple(values["permutation"]),
+        flips=tuple(values["flips"]),
+        shape=tuple(values["shape"]),
+        spacing_mm=tuple(values["spacing_mm"]),
+    )
+
+
+def _map(path: Path) -> Any:
+    return np.load(path, mmap_mode="r")

@@ -1,0 +1,221 @@
+"""A trained model as a folder that is enough to predict with: weights, plan, facts, model card, checksums."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import safetensors.torch
+import torch
+from torch import nn
+
+import scantling
+from scantling.data.plan import Plan
+from scantling.errors import ConfigError, DataError, IntegrityError
+from scantling.files import sha256_bytes, write_atomic, write_json
+from scantling.inference.model_card import model_card
+from scantling.networks import build_network
+from scantling.seeding import torch_generator
+
+SCHEMA_VERSION: Final = 1
+MODEL: Final = "model"
+"""The name of the model folder inside a run folder."""
+WEIGHTS: Final = "model.safetensors"
+DESCRIPTION: Final = "model.json"
+CARD: Final = "MODEL_CARD.md"
+CHECKSUMS: Final = "SHA256SUMS"
+_CONTENT: Final = (WEIGHTS, DESCRIPTION, CARD)
+_CHECKSUM_LINE: Final = re.compile(r"([0-9a-f]{64})  ([A-Za-z0-9][A-Za-z0-9._-]*)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedModel:
+    """A network with its weights, the plan it obeys, and the facts of its training.
+
+    Attributes:
+        weights_sha256: of the weights file; "" for a model that was never saved.
+    """
+
+    network: nn.Module
+    plan: Plan
+    meta: Mapping[str, Any]
+    weights_sha256: str = ""
+
+
+def save_model(folder: Path, network: nn.Module, plan: Plan, meta: Mapping[str, Any]) -> None:
+    """Write a model folder; an older one at the same place is replaced as a whole.
+
+    Args:
+        network: what `build_network` makes of `plan.network`.
+        meta: facts of the training, as JSON; what `model_card` knows of them goes into the card.
+    """
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    description = {
+        "schema_version": SCHEMA_VERSION,
+        "scantling": scantling.__version__,
+        "plan": plan.model_dump(mode="json"),
+        "meta": dict(meta),
+    }
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    fresh = _beside(folder, "partial")
+    fresh.mkdir()
+    try:
+        write_atomic(fresh / WEIGHTS, safetensors.torch.save(weights))
+        write_json(fresh / DESCRIPTION, description)
+        write_atomic(fresh / CARD, model_card(plan, meta, version=scantling.__version__).encode())
+        lines = [f"{sha256_bytes((fresh / name).read_bytes())}  {name}\n" for name in _CONTENT]
+        write_atomic(fresh / CHECKSUMS, "".join(lines).encode())
+        _replace(folder, fresh)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def load_model(folder: Path, device: torch.device) -> LoadedModel:
+    """Verify every file of a model folder and build the network, in evaluation mode.
+
+    Raises:
+        DataError: the folder is not a model folder.
+        IntegrityError: a file is missing or damaged, or the folder was written by a newer release.
+    """
+    content = _verified(folder)
+    description = _description(folder, content[DESCRIPTION])
+    plan = _plan(folder, description)
+    network = build_network(
+        plan.network,
+        dimensions=plan.dimensions,
+        in_channels=len(plan.channels),
+        out_channels=len(plan.classes.names),
+        generator=torch_generator(0, "weights that are overwritten"),
+    )
+    weights = safetensors.torch.load(content[WEIGHTS])
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        raise IntegrityError(
+            f"{folder}: the weights do not belong to the plan beside them ({_last_line(error)})",
+            code="E-CHK-05",
+        ) from None
+    return LoadedModel(
+        network=network.to(device).eval(),
+        plan=plan,
+        meta=description["meta"],
+        weights_sha256=sha256_bytes(content[WEIGHTS]),
+    )
+
+
+def find_model_folder(run_or_model: Path) -> Path:
+    """The model folder of a run folder, or the folder itself if it is one.
+
+    Raises:
+        DataError: there is no model.
+    """
+    for folder in (run_or_model, run_or_model / MODEL):
+        if (folder / CHECKSUMS).is_file() or (folder / DESCRIPTION).is_file():
+            return folder
+    if (run_or_model / "run.json").is_file():
+        raise DataError(
+            f"{run_or_model}: this run has no model yet; finish it with 'scantling resume {run_or_model}'",
+            code="E-MOD-02",
+        )
+    raise DataError(
+        f"{run_or_model}: no model here; wanted a folder written by 'scantling train', or its model folder",
+        code="E-MOD-01",
+    )
+
+
+def _verified(folder: Path) -> dict[str, bytes]:
+    """The files of a model folder, each read once and equal to its checksum."""
+    listed = folder / CHECKSUMS
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such model folder", code="E-MOD-01")
+    if not listed.is_file():
+        raise IntegrityError(
+            f"{listed}: the file is missing, so nothing here can be trusted", code="E-CHK-01"
+        )
+    expected = _checksums(listed)
+    content = {}
+    for name, checksum in expected.items():
+        path = folder / name
+        if not path.is_file():
+            raise IntegrityError(f"{path}: the file is missing", code="E-CHK-01")
+        content[name] = path.read_bytes()
+        actual = sha256_bytes(content[name])
+        if actual != checksum:
+            raise IntegrityError(
+                f"{path}: the file is damaged (SHA-256 {actual[:12]}..., recorded {checksum[:12]}...); "
+                "copy the model folder again",
+                code="E-CHK-01",
+            )
+    return content
+
+
+def _checksums(path: Path) -> dict[str, str]:
+    lines = path.read_bytes().decode("ascii", errors="replace").split("\n")
+    matches = [_CHECKSUM_LINE.fullmatch(line) for line in lines[:-1]]
+    found = {match[2]: match[1] for match in matches if match}
+    if lines[-1] or len(found) != len(matches) or not set(_CONTENT) <= set(found):
+        raise IntegrityError(
+            f"{path}: the file is damaged; wanted a checksum and a name a line, for {', '.join(_CONTENT)}",
+            code="E-CHK-01",
+        )
+    return found
+
+
+def _description(folder: Path, content: bytes) -> dict[str, Any]:
+    path = folder / DESCRIPTION
+    try:
+        description = json.loads(content)
+        version = description["schema_version"]
+        if isinstance(version, int) and version > SCHEMA_VERSION:
+            raise IntegrityError(
+                f"{path}: written by a newer release (schema {version}, this one reads up to "
+                f"{SCHEMA_VERSION}); update scantling to read it",
+                code="E-CHK-04",
+            )
+        if isinstance(description["plan"], dict) and isinstance(description["meta"], dict) and version == 1:
+            return dict(description)
+    except (ValueError, TypeError, KeyError, RecursionError):
+        pass
+    raise IntegrityError(
+        f"{path}: not a model description; wanted schema_version, plan and meta", code="E-CHK-02"
+    )
+
+
+def _plan(folder: Path, description: dict[str, Any]) -> Plan:
+    newest = Plan.model_fields["schema_version"].default
+    version = description["plan"].get("schema_version", newest)
+    if isinstance(version, int) and version > newest:
+        raise IntegrityError(
+            f"{folder / DESCRIPTION}: its plan was written by a newer release (schema {version}, this one "
+            f"reads up to {newest}); update scantling to read it",
+            code="E-CHK-04",
+        )
+    try:
+        return Plan.parse(description["plan"], where=str(folder / DESCRIPTION))
+    except ConfigError as error:
+        raise IntegrityError(error.message, code="E-CHK-02") from None
+
+
+def _replace(folder: Path, fresh: Path) -> None:
+    """Put `fresh` in the place of `folder`; only between the two renames is there no model."""
+    if not folder.exists():
+        fresh.rename(folder)
+        return
+    old = _beside(folder, "old")
+    folder.rename(old)
+    fresh.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _beside(folder: Path, kind: str) -> Path:
+    return folder.with_name(f".{kind}-{folder.name}-{uuid.uuid4().hex[:12]}")
+
+
+def _last_line(error: Exception) -> str:
+    return str(error).splitlines()[-1].strip()

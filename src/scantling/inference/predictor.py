@@ -1,0 +1,197 @@
+"""A trained model kept ready: images in, label maps on the images' own grids out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, final
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, Integer
+from torch import Tensor
+
+from scantling.data.image_io import ImageGeometry, MedicalImage
+from scantling.data.prepare import (
+    PreparedGrid,
+    class_table,
+    prepare_image,
+    restore_argmax,
+    restore_label_map,
+    restore_probs,
+)
+from scantling.errors import ResourceError
+from scantling.inference.accumulator import Slab
+from scantling.inference.device import mixed_precision, resolve_device
+from scantling.inference.model_folder import LoadedModel, find_model_folder, load_model
+from scantling.inference.postprocess import Removal, keep_largest_components
+from scantling.inference.sliding_window import iterate_slabs, label_dtype, running_argmax
+
+BATCH_VOXELS: Final = {"cpu": 2**18, "cuda": 2**21}
+"""Voxels of a forward pass: a CPU gains nothing beyond its cache; a GPU needs work enough to be busy."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """What a model says about one image, on the image's own grid.
+
+    Attributes:
+        label_map: class indices; `stored` has the values that label files hold.
+        probs: softmax over classes; None unless asked for.
+        entropy: of the softmax, over its largest possible value, in [0, 1]; None unless asked for.
+        removals: what post-processing took away; empty where none was asked for.
+        notes: what was odd about the image, or could not be done, one sentence each.
+    """
+
+    label_map: Int[np.ndarray, "*spatial"]
+    stored: Integer[np.ndarray, "*spatial"]
+    geometry: ImageGeometry
+    class_names: tuple[str, ...]
+    probs: Float[np.ndarray, "klass *spatial"] | None = None
+    entropy: Float[np.ndarray, "*spatial"] | None = None
+    removals: tuple[Removal, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@final
+class Predictor:
+    """Segments one image after another with the same network."""
+
+    def __init__(self, model: LoadedModel, device: torch.device) -> None:
+        self.model, self.device = model, device
+        self.plan = model.plan
+        self.classes = class_table(model.plan.classes)
+        self.network = model.network.to(device)
+
+    @classmethod
+    def load(cls, run_or_model: Path, *, device: str = "auto") -> Predictor:
+        """From a run folder or a model folder, verified.
+
+        Raises:
+            DataError: there is no model.
+            IntegrityError: it is damaged.
+            ConfigError, ResourceError: the device is none, or not here.
+        """
+        where = resolve_device(device)
+        return cls(load_model(find_model_folder(Path(run_or_model)), where), where)
+
+    def predict(
+        self,
+        channels: Sequence[MedicalImage],
+        *,
+        tta: bool = False,
+        probabilities: bool = False,
+        uncertainty: bool = False,
+        largest_component: bool = False,
+    ) -> Prediction:
+        """Segment one image, given as the files of its channels.
+
+        Args:
+            tta: average over copies mirrored along the axes that training mirrored.
+            largest_component: keep only the largest component of each class.
+
+        Raises:
+            PlanMismatch: channels or axes are not those of the plan.
+            GeometryError: the channels do not share one grid.
+            IntegrityError: the network gave values that are not finite.
+            ResourceError: memory does not suffice.
+        """
+        try:
+            maps, grid = self._maps(channels, tta=tta, probabilities=probabilities, uncertainty=uncertainty)
+        except (torch.OutOfMemoryError, MemoryError):
+            size = " x ".join(map(str, channels[0].geometry.shape))
+            raise ResourceError(
+                f"image of {size}: the memory of {self.device} does not suffice; "
+                "free some, or use --device cpu",
+                code="E-RES-11",
+            ) from None
+        notes = tuple(note for channel in channels for note in channel.notes)
+        if tta and not self.plan.mirror_axes:
+            notes += ("training mirrored no axis, so averaging over mirrored copies was left out",)
+        label_map = maps.label_map
+        removals: tuple[Removal, ...] = ()
+        if largest_component:
+            label_map, removals = keep_largest_components(label_map, self.classes.names)
+        return Prediction(
+            label_map=label_map,
+            stored=self.classes.to_stored(label_map),
+            geometry=grid.source,
+            class_names=self.classes.names,
+            probs=maps.probs,
+            entropy=maps.entropy,
+            removals=removals,
+            notes=notes,
+        )
+
+    def _maps(
+        self, channels: Sequence[MedicalImage], *, tta: bool, probabilities: bool, uncertainty: bool
+    ) -> tuple[_Maps, PreparedGrid]:
+        """Predict on the prepared grid and take everything back to the image's own."""
+        prepared = prepare_image(channels, self.plan)
+        grid = prepared.grid
+        slabs = self._slabs(torch.from_numpy(prepared.values()), tta=tta)
+        resampled = grid.shape != grid.turned_shape
+        maps = _collect(
+            slabs, grid.shape, len(self.classes.names), probs=probabilities or resampled, entropy=uncertainty
+        )
+        # a resampled label map is only as smooth as the coarser grid: interpolate probabilities instead
+        own = restore_argmax(maps.probs, grid) if resampled and maps.probs is not None else None
+        restored = _Maps(
+            label_map=restore_label_map(maps.label_map, grid) if own is None else own,
+            probs=restore_probs(maps.probs, grid) if probabilities and maps.probs is not None else None,
+            entropy=None if maps.entropy is None else restore_probs(maps.entropy[None], grid)[0],
+        )
+        return restored, grid
+
+    def _slabs(self, image: Float[Tensor, "channel *spatial"], *, tta: bool) -> Iterator[Slab]:
+        plan = self.plan
+        voxels = BATCH_VOXELS.get(self.device.type, BATCH_VOXELS["cuda"])
+        return iterate_slabs(
+            self.network,
+            image,
+            patch_size=plan.patch_size,
+            n_classes=len(self.classes.names),
+            batch_size=max(1, voxels // math.prod(plan.patch_size)),
+            mirror_axes=plan.mirror_axes if tta else (),
+            amp=mixed_precision(self.device),
+            slices=plan.dimensions < plan.image_axes,
+            device=self.device,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Maps:
+    label_map: Int[np.ndarray, "*spatial"]
+    probs: Float[np.ndarray, "klass *spatial"] | None
+    entropy: Float[np.ndarray, "*spatial"] | None
+
+
+def normalised_entropy(probs: Float[Tensor, "klass *spatial"]) -> Float[Tensor, "*spatial"]:
+    """Entropy over classes divided by log K: 0 where one class has it all, 1 where all are equal."""
+    entropy: Tensor = torch.special.entr(probs).sum(dim=0) / math.log(len(probs))
+    return entropy.clamp(0, 1)
+
+
+def _collect(
+    slabs: Iterator[Slab], shape: tuple[int, ...], n_classes: int, *, probs: bool, entropy: bool
+) -> _Maps:
+    """Whole maps from finished slabs; no logits of the whole image are held."""
+    labels = torch.empty(shape, dtype=label_dtype(n_classes))
+    probs_map = torch.empty((n_classes, *shape)) if probs else None
+    entropy_map = torch.empty(shape) if entropy else None
+    for slab in slabs:
+        labels[slab.place] = running_argmax(slab.logits).cpu()
+        if probs_map is None and entropy_map is None:
+            continue
+        softmax = slab.logits.softmax(dim=0)
+        if probs_map is not None:
+            probs_map[:, *slab.place] = softmax.cpu()
+        if entropy_map is not None:
+            entropy_map[slab.place] = normalised_entropy(softmax).cpu()
+    return _Maps(
+        label_map=labels.numpy(),
+        probs=None if probs_map is None else probs_map.numpy(),
+        entropy=None if entropy_map is None else entropy_map.numpy(),
+    )

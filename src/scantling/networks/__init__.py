@@ -1,0 +1,22 @@
+"""From image batches to feature maps with named taps and to logits."""
+
+from __future__ import annotations
+
+from scantling.networks.build import NETWORKS, RESNET50_UNET, SCRIBBLE_UNET, build_network
+from scantling.networks.resnet_unet import load_resnet50_weights
+from scantling.networks.transfer import TransferReport, TransferRow, load_matching, read_state
+from scantling.networks.unet import Tap, UNet
+
+__all__ = [
+    "NETWORKS",
+    "RESNET50_UNET",
+    "SCRIBBLE_UNET",
+    "Tap",
+    "TransferReport",
+    "TransferRow",
+    "UNet",
+    "build_network",
+    "load_matching",
+    "load_resnet50_weights",
+    "read_state",
+]

@@ -1,0 +1,34 @@
+"""One file per method, the table of their names, and how a name becomes a recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import torch
+
+from scantling.config import nearest
+from scantling.data.plan import Plan
+from scantling.errors import ConfigError
+from scantling.recipes.recipe import Recipe
+from scantling.recipes.supervised import Supervised
+
+RECIPES: Final[dict[str, type[Recipe]]] = {
+    "supervised": Supervised,
+}
+
+
+def build_recipe(name: str, settings: Mapping[str, Any], plan: Plan, generator: torch.Generator) -> Recipe:
+    """A recipe by its name, with what differs from its defaults.
+
+    Raises:
+        ConfigError: no such recipe, or a setting it does not have (both with the nearest known name).
+    """
+    if name not in RECIPES:
+        raise ConfigError(f"recipe {name!r}: not a recipe{nearest(name, RECIPES)}", code="E-CFG-20")
+    recipe = RECIPES[name]
+    config = recipe.Config.parse(settings, where=f"recipe {name}")
+    return recipe(config, plan, generator)
+
+
+__all__ = ["RECIPES", "Recipe", "Supervised", "build_recipe"]

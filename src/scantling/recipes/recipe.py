@@ -1,0 +1,49 @@
+"""The contract between a method and the training loop: a recipe answers five questions and nothing else.
+
+Which views (`views`), which pixels and pairs (inside `losses`), which losses (`losses`), where targets come
+from (`losses`, `after_step`). The loop never asks which recipe it runs.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from scantling.config import Config
+from scantling.data.plan import Plan
+from scantling.views.maker import ViewConfig
+from scantling.views.view import ViewBatch
+
+
+class Recipe(nn.Module, ABC):
+    """A method: a module whose parameters are trained and whose `state_dict` is all that must survive a restart."""
+
+    Config: ClassVar[type[Config]]
+    uses_unlabelled: ClassVar[bool] = False
+
+    @abstractmethod
+    def __init__(self, config: Config, plan: Plan, generator: torch.Generator) -> None:
+        """Build every network and head; all initial weights are drawn from `generator`."""
+        super().__init__()
+
+    @abstractmethod
+    def views(self) -> ViewConfig:
+        """Which views of each sample the recipe wants to see."""
+
+    @abstractmethod
+    def losses(self, batch: ViewBatch, rng: torch.Generator) -> dict[str, Tensor]:
+        """Named, weighted scalar terms of one step; their sum is minimised, each is logged under its name.
+
+        Args:
+            rng: keyed by the step; every random choice of the recipe is drawn from it.
+        """
+
+    def after_step(self) -> None:  # noqa: B027 - most recipes have no teacher and no bank
+        """Called once after each optimiser step: move the teacher, fill the bank."""
+
+    @abstractmethod
+    def deployable(self) -> nn.Module:
+        """The network that prediction needs: image batch in, logits of all classes out."""

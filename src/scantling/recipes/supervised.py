@@ -1,0 +1,62 @@
+"""Plain supervision: Dice and cross-entropy on annotated pixels, partial labels respected."""
+
+from __future__ import annotations
+
+from typing import ClassVar, final
+
+import torch
+from torch import Tensor, nn
+
+from scantling.config import Config
+from scantling.data.plan import Plan
+from scantling.losses.segmentation import dice_and_cross_entropy
+from scantling.networks import build_network
+from scantling.recipes.recipe import Recipe
+from scantling.views.maker import ViewConfig
+from scantling.views.view import ViewBatch
+
+
+class SupervisedConfig(Config):
+    """Weights of the two terms, and the augmentation."""
+
+    views: ViewConfig = ViewConfig()
+    dice_weight: float = 1.0
+    cross_entropy_weight: float = 1.0
+
+
+@final
+class Supervised(Recipe):
+    """One view of each sample, its annotation, Dice + cross-entropy (the baseline everything is measured against).
+
+    Source: Isensee et al. 2021, "nnU-Net", Methods (loss). Differs: pixels nobody looked at and classes that
+    were not looked for are left out of both terms.
+    """
+
+    Config: ClassVar[type[SupervisedConfig]] = SupervisedConfig
+
+    def __init__(self, config: SupervisedConfig, plan: Plan, generator: torch.Generator) -> None:
+        super().__init__(config, plan, generator)
+        self.config = config
+        self.network = build_network(
+            plan.network,
+            dimensions=plan.dimensions,
+            in_channels=len(plan.channels),
+            out_channels=len(plan.classes.names),
+            generator=generator,
+        )
+
+    def views(self) -> ViewConfig:
+        return self.config.views
+
+    def losses(self, batch: ViewBatch, rng: torch.Generator) -> dict[str, Tensor]:
+        logits = self.network(batch.images[:, 0])
+        dice, cross_entropy = dice_and_cross_entropy(
+            logits, batch.label_maps[:, 0], batch.weights[:, 0], batch.annotated
+        )
+        return {
+            "dice": self.config.dice_weight * dice,
+            "cross_entropy": self.config.cross_entropy_weight * cross_entropy,
+        }
+
+    def deployable(self) -> nn.Module:
+        return self.network

@@ -1,0 +1,75 @@
+"""Everything that decides a run, as one frozen object; `config.toml` in the run folder is its resolved form."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from pydantic import Field
+
+from scantling.config import Config
+from scantling.data.case import LabelKind
+from scantling.errors import ConfigError
+from scantling.training.loop import LoopConfig
+
+
+class DataConfig(Config):
+    """Which images, which labels, who is held out.
+
+    Attributes:
+        classes: only these classes; what the others stored becomes background. Empty means all.
+        label_kinds: annotations that may be learnt from, best first.
+        train_on, test_on: columns and values that choose the training and the held-out cases
+            (`{"site": "shenzhen"}`); they replace `fold`.
+        fold: the held-out fold; None trains on every labelled case and can give no score.
+        labels: how many labelled training cases may be used; the rest counts as unlabelled.
+    """
+
+    path: str
+    layout: str | None = None
+    classes: tuple[str, ...] = ()
+    label_kinds: tuple[LabelKind, ...] = ("full", "slices")
+    train_on: dict[str, str] = Field(default_factory=dict)
+    test_on: dict[str, str] = Field(default_factory=dict)
+    fold: int | None = Field(default=0, ge=0)
+    labels: int | None = Field(default=None, ge=1)
+    allow_leak: bool = False
+
+
+class PlanConfig(Config):
+    """What the plan must not decide by itself; None leaves it to the plan."""
+
+    dimensions: int | None = Field(default=None, ge=2, le=3)
+    spacing_mm: tuple[float, ...] | None = None
+    patch_size: tuple[int, ...] | None = None
+    batch_size: int | None = Field(default=None, ge=1)
+
+
+class RunConfig(Config):
+    """A run. `time_seconds` is the budget of everything from reading to the held-out score."""
+
+    schema_version: int = 1
+    recipe: str = "supervised"
+    settings: dict[str, Any] = Field(default_factory=dict)
+    seed: int = Field(default=0, ge=0)
+    device: str = "auto"
+    workers: int = Field(default=0, ge=0)
+    time_seconds: float | None = Field(default=None, gt=0)
+    data: DataConfig
+    plan: PlanConfig = PlanConfig()
+    training: LoopConfig = LoopConfig()
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of `90`, `90s`, `20m`, `1.5h` or `1h30m`.
+
+    Raises:
+        ConfigError: the text is none of these.
+    """
+    parts = re.fullmatch(r"\s*(?:(\d+(?:\.\d+)?)h)?\s*(?:(\d+(?:\.\d+)?)m(?:in)?)?\s*(?:(\d+(?:\.\d+)?)s?)?\s*", text)
+    if parts is None or not any(parts.groups()):
+        raise ConfigError(f"time {text!r}: wanted a duration such as 90s, 20m or 1h30m", code="E-CFG-11")
+    hours, minutes, seconds = (float(value or 0) for value in parts.groups())
+    if (total := 3600 * hours + 60 * minutes + seconds) <= 0:
+        raise ConfigError(f"time {text!r}: must be longer than nothing", code="E-CFG-11")
+    return total

@@ -1,0 +1,74 @@
+"""Optimiser, learning-rate schedule and gradient step: functions of how far the run has come."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from scantling.config import Config
+
+
+class OptimisationConfig(Config):
+    """How parameters move.
+
+    Attributes:
+        learning_rate: the peak, reached after warm-up.
+        warmup_fraction: share of the run with a linear rise from a hundredth of the peak.
+        poly_power: exponent of the polynomial decay.
+        gradient_clip: largest global gradient norm; 0 switches clipping off.
+        average_decay: of the averaged copy of the weights that is validated and deployed; 0 deploys the last
+            weights themselves.
+    """
+
+    optimiser: Literal["adamw", "sgd"] = "adamw"
+    learning_rate: float = Field(default=2e-3, gt=0)
+    weight_decay: float = Field(default=1e-2, ge=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    schedule: Literal["cosine", "poly", "constant"] = "cosine"
+    poly_power: float = 0.9
+    warmup_fraction: float = Field(default=0.03, ge=0, lt=1)
+    gradient_clip: float = Field(default=1.0, ge=0)
+    average_decay: float = Field(default=0.995, ge=0, lt=1)
+
+
+def build_optimiser(model: nn.Module, config: OptimisationConfig) -> torch.optim.Optimizer:
+    """The optimiser of a model; biases and normalisation weights are not decayed."""
+    decayed = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
+    free = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": free, "weight_decay": 0.0}]
+    if config.optimiser == "adamw":
+        return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.99))
+    return torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum, nesterov=config.momentum > 0)
+
+
+def learning_rate(progress: float, config: OptimisationConfig) -> float:
+    """The learning rate after a share `progress` in [0, 1] of the run; continuous, 1 % of the peak at the start
+    of warm-up, zero at the end of a decaying schedule."""
+    progress = min(max(progress, 0.0), 1.0)
+    if progress < config.warmup_fraction:
+        return config.learning_rate * (0.01 + 0.99 * progress / config.warmup_fraction)
+    rest = (progress - config.warmup_fraction) / (1 - config.warmup_fraction)
+    if config.schedule == "cosine":
+        return config.learning_rate * 0.5 * (1 + math.cos(math.pi * rest))
+    if config.schedule == "poly":
+        return config.learning_rate * (1 - rest) ** config.poly_power
+    return config.learning_rate
+
+
+def set_learning_rate(optimiser: torch.optim.Optimizer, value: float) -> None:
+    """Give every parameter group this learning rate."""
+    for group in optimiser.param_groups:
+        group["lr"] = value
+
+
+def gradient_norm(model: nn.Module, *, clip: float) -> float:
+    """The global gradient norm before clipping; gradients are scaled down to `clip` if it is above 0 and smaller.
+
+    NaN or infinite where any gradient is: the caller must then skip the step.
+    """
+    limit = clip if clip > 0 else math.inf
+    return float(torch.nn.utils.clip_grad_norm_(model.parameters(), limit, foreach=True))

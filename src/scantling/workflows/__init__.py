@@ -1,0 +1,1 @@
+"""The verbs as functions: one call for each thing a user does."""

@@ -1,0 +1,209 @@
+"""train, resume, predict, evaluate, inspect, report: the command line's verbs as functions of plain values."""
+
+from __future__ import annotations
+
+import itertools
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from scantling.config import apply_overrides
+from scantling.data.inspect import Inspection, inspect_dataset, write_lock
+from scantling.data.layouts import open_dataset
+from scantling.data.manifest import Manifest
+from scantling.errors import ConfigError
+from scantling.evaluation.compare import Comparison, compare_evaluations
+from scantling.evaluation.evaluate import Evaluation, evaluate_folders
+from scantling.files import new_folder
+from scantling.inference.predict import PredictionRun, predict_folder
+from scantling.reports.pictures import draw_worst_cases
+from scantling.reports.report import write_report
+from scantling.training import train as training
+from scantling.training.config import RunConfig, parse_duration
+from scantling.training.progress import Display, Silent, Terminal
+from scantling.workflows.result import RunResult
+
+
+def train(
+    data: Path | str,
+    out: Path | str | None = None,
+    *,
+    recipe: str | None = None,
+    time: str | float | None = None,
+    steps: int | None = None,
+    seed: int | None = None,
+    labels: int | None = None,
+    fold: int | str | None = None,
+    classes: str | Sequence[str] | None = None,
+    label_kinds: str | Sequence[str] | None = None,
+    train_on: Sequence[str] = (),
+    test_on: Sequence[str] = (),
+    dimensions: int | None = None,
+    config: Path | str | None = None,
+    settings: Sequence[str] = (),
+    layout: str | None = None,
+    device: str | None = None,
+    workers: int | None = None,
+    dry_run: bool = False,
+    overwrite: bool = False,
+    quiet: bool = True,
+) -> RunResult:
+    """From a folder to a validated model and a report; `scantling train` is this call.
+
+    Three layers decide a run, weakest first: defaults, the file `config`, what is given here (None gives
+    nothing); `settings` lie on top.
+
+    Args:
+        time: budget of the whole run, in seconds or as "20m"; 20 minutes where neither it nor `steps` is given.
+        fold: held-out fold; "none" trains on every labelled case.
+        train_on, test_on: `column=value` pairs that choose the training and the held-out cases.
+        settings: `a.b=value` overrides of any field of `RunConfig`.
+
+    Raises:
+        ConfigError: a setting is wrong, or the run folder is in use.
+        DataError: there is nothing to train on.
+    """
+    values: dict[str, Any] = {} if config is None else _read_toml(Path(config))
+    given: dict[str, Any] = {
+        "recipe": recipe, "seed": seed, "device": device, "workers": workers,
+        "time_seconds": parse_duration(time) if isinstance(time, str) else time,
+        "data.layout": layout, "data.labels": labels, "data.classes": _names(classes),
+        "data.label_kinds": _names(label_kinds), "data.train_on": _pairs(train_on) or None,
+        "data.test_on": _pairs(test_on) or None, "plan.dimensions": dimensions, "training.steps": steps,
+    }  # fmt: skip
+    given["data.path"] = str(Path(data).resolve())
+    if fold is not None:
+        given["data.fold"] = None if str(fold) == "none" else _whole(fold)
+    for name, value in given.items():
+        if value is not None or name == "data.fold" and "data.fold" in given:
+            _lay(values, name, value)
+    resolved = RunConfig.parse(apply_overrides(values, settings), where="train")
+    if resolved.time_seconds is None and resolved.training.steps is None and resolved.training.seconds is None:
+        resolved = resolved.model_copy(update={"time_seconds": 1200.0})
+    folder = Path(out) if out is not None else _next_run(Path(data))
+    run = training.start(resolved, folder, overwrite=overwrite, display=_display(quiet), dry_run=dry_run)
+    return _finish(run.path)
+
+
+def resume(run: Path | str, *, quiet: bool = True) -> RunResult:
+    """Continue an interrupted run from its last checkpoint; `scantling resume` is this call."""
+    return _finish(training.resume(Path(run), display=_display(quiet)).path)
+
+
+def predict(
+    run: Path | str,
+    images: Path | str,
+    out: Path | str,
+    *,
+    device: str = "auto",
+    overwrite: bool = False,
+    probabilities: bool = False,
+    uncertainty: bool = False,
+    tta: bool = False,
+    largest_component: bool = False,
+    quiet: bool = True,
+) -> PredictionRun:
+    """Segment images with a trained run, each on its own grid and in its own file type."""
+    display = _display(quiet)
+    return predict_folder(
+        Path(run), Path(images), Path(out), device=device, overwrite=overwrite, probabilities=probabilities,
+        uncertainty=uncertainty, tta=tta, largest_component=largest_component, progress=display.say,
+    )  # fmt: skip
+
+
+def evaluate(
+    predictions: Path | str,
+    reference: Path | str,
+    *,
+    paired: Path | str | None = None,
+    out: Path | str | None = None,
+    classes: str | Sequence[str] | None = None,
+    tolerance_mm: float = 1.0,
+    seed: int = 0,
+) -> Evaluation | Comparison:
+    """Score label maps of any tool; with `paired`, compare two folders case by case."""
+    def score(folder: Path | str) -> Evaluation:
+        return evaluate_folders(
+            Path(folder), _reference(Path(reference)), classes=_names(classes), tolerance_mm=tolerance_mm, seed=seed
+        )
+
+    evaluation = score(predictions)
+    if out is not None:
+        folder = new_folder(Path(out))
+        evaluation.save(folder / "metrics.csv", folder / "evaluation.json")
+    return evaluation if paired is None else compare_evaluations(evaluation, score(paired), seed=seed)
+
+
+def inspect(data: Path | str, *, lock: Path | None = None, layout: str | None = None) -> Inspection:
+    """What is in a folder; with `lock`, the size and SHA-256 of every file are written there."""
+    manifest = open_dataset(Path(data), layout=layout)
+    found = inspect_dataset(manifest)
+    if lock is not None:
+        write_lock(manifest, lock)
+    return found
+
+
+def report(run: Path | str, *, out: Path | None = None, with_paths: bool = False) -> Path:
+    """Write the HTML report of a run folder; the path of the page."""
+    return write_report(Path(run), out=out, with_paths=with_paths)
+
+
+def _finish(path: Path) -> RunResult:
+    result = RunResult.read(path)
+    if result.status["status"] == "finished":
+        draw_worst_cases(path)
+        write_report(path)
+    return result
+
+
+def _reference(path: Path) -> Manifest | Path:
+    """A data set where the folder is one, else a plain folder of label files."""
+    marks = ("cases.csv", "dataset.json")
+    is_dataset = path.is_dir() and (any((path / m).is_file() for m in marks) or (path / "labels").is_dir())
+    return open_dataset(path) if is_dataset else path
+
+
+def _display(quiet: bool) -> Display:
+    return Silent() if quiet else Terminal()
+
+
+def _next_run(data: Path) -> Path:
+    return next(p for n in itertools.count(1) if not (p := Path("runs") / f"{data.resolve().name}-{n}").exists())
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not a readable TOML file ({error})", code="E-CFG-02") from None
+
+
+def _lay(values: dict[str, Any], dotted: str, value: Any) -> None:
+    *parents, last = dotted.split(".")
+    for parent in parents:
+        values = values.setdefault(parent, {})
+    values[last] = value
+
+
+def _names(text: str | Sequence[str] | None) -> tuple[str, ...] | None:
+    if text is None:
+        return None
+    return tuple(part.strip() for part in (text.split(",") if isinstance(text, str) else text) if part.strip())
+
+
+def _pairs(items: Sequence[str]) -> dict[str, str]:
+    pairs = {}
+    for item in items:
+        column, separator, value = item.partition("=")
+        if not separator or not column:
+            raise ConfigError(f"{item!r}: wanted column=value, as in site=shenzhen", code="E-CFG-12")
+        pairs[column.strip()] = value.strip()
+    return pairs
+
+
+def _whole(fold: int | str) -> int:
+    try:
+        return int(fold)
+    except ValueError:
+        raise ConfigError(f"fold {fold!r}: wanted a number from 0, or 'none'", code="E-CFG-13") from None

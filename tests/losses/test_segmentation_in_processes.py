@@ -1,0 +1,74 @@
+"""A batch spread over two processes moves the weights as it would in one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import scantling
+
+SCRIPT = Path(__file__).with_name("gradient_process.py")
+
+
+Gradients = dict[str, dict[str, Tensor]]
+
+
+@pytest.fixture(scope="module")
+def gradients(tmp_path_factory: pytest.TempPathFactory) -> Gradients:
+    """Per loss, "shared" by two processes and "alone" in one: the gradient, then the loss."""
+    if not torch.distributed.is_gloo_available():
+        pytest.skip("this torch has no gloo")
+    folder = tmp_path_factory.mktemp("processes")
+    loopback = "lo0" if sys.platform == "darwin" else "lo"
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(Path(scantling.__file__).parents[1]),
+        "OMP_NUM_THREADS": "1",
+        "GLOO_SOCKET_IFNAME": loopback,
+    }
+    running = [
+        subprocess.Popen(
+            [sys.executable, str(SCRIPT), str(rank), "2", str(folder)],
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        ends = [process.communicate(timeout=120)[1] for process in running]
+    finally:
+        for process in running:
+            process.kill()
+    assert all(process.returncode == 0 for process in running), "\n".join(ends)
+    found: Gradients = torch.load(folder / "gradients.pt")
+    return found
+
+
+@pytest.mark.parametrize(
+    "name", ["cross_entropy, normaliser", "cross_entropy", "dice", "dice per sample", "both"]
+)
+def test_two_processes_give_the_gradient_of_one(gradients: Gradients, name: str) -> None:
+    shared, alone = gradients[name]["shared"][:-1], gradients[name]["alone"][:-1]
+    assert alone.abs().max() > 1e-3
+    torch.testing.assert_close(shared, alone, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "dice", "dice per sample", "both"])
+def test_summing_over_processes_gives_each_the_loss_of_the_whole_batch(
+    gradients: Gradients, name: str
+) -> None:
+    assert gradients[name]["shared"][-1].item() == pytest.approx(
+        gradients[name]["alone"][-1].item(), rel=1e-12
+    )
+
+
+def test_the_shares_differ_so_much_that_dividing_by_their_own_weight_would_show(gradients: Gradients) -> None:
+    found = gradients["cross_entropy, uncorrected"]
+    assert (found["shared"][:-1] - found["alone"][:-1]).abs().max() > 1e-3

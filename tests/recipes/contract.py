@@ -1,0 +1,151 @@
+"""What every recipe must keep: used by one test per recipe, on a small task drawn in memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scantling.data.plan import ClassPlan, IntensityPlan, NetworkPlan, Plan
+from scantling.data.sample import Sample
+from scantling.recipes import build_recipe
+from scantling.recipes.recipe import Recipe
+from scantling.seeding import numpy_generator, torch_generator
+from scantling.shapes import IGNORE
+from scantling.training.batches import StepSamples
+from scantling.training.loop import Loop, LoopConfig
+from scantling.training.optimisation import OptimisationConfig
+from scantling.training.run_folder import RunFolder
+from scantling.views.maker import make_views
+
+PATCH, CROP, CLASSES, BATCH = (32, 32), 40, ("background", "disc", "square"), 4
+
+
+def small_plan(**changes: Any) -> Plan:
+    """A plan for the discs and squares below."""
+    return Plan(
+        dataset="shapes", image_axes=2, dimensions=2, classes=ClassPlan(names=CLASSES, stored=((0,), (1,), (2,))),
+        axis_order=(0, 1), spacing_mm=(1.0, 1.0), patch_size=PATCH, batch_size=BATCH,
+        intensities=(IntensityPlan(scheme="zscore"),),
+        network=NetworkPlan(features=(8, 16), strides=((1, 1), (2, 2)), kernels=((3, 3), (3, 3))),
+    ).model_copy(update=changes)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """Bright discs and dark squares on noise; keyed like a real data set."""
+
+    seed: int = 0
+    annotated: tuple[bool, ...] = (True, True, True)
+    unknown_left_half: bool = False
+
+    def sample(self, epoch: int, position: int) -> Sample:
+        rng = numpy_generator(self.seed, "shapes", epoch, position)
+        rows, columns = np.mgrid[:CROP, :CROP]
+        image = rng.normal(0, 0.3, (CROP, CROP))
+        label_map = np.zeros((CROP, CROP), dtype=np.int64)
+        y, x = rng.integers(10, CROP - 10, 2)
+        disc = (rows - y) ** 2 + (columns - x) ** 2 < 36
+        top, left = rng.integers(5, CROP - 15, 2)
+        square = (rows >= top) & (rows < top + 9) & (columns >= left) & (columns < left + 9) & ~disc
+        image[disc] += 2
+        image[square] -= 2
+        label_map[disc], label_map[square] = 1, 2
+        if self.unknown_left_half:
+            label_map[:, : CROP // 2] = IGNORE
+        return Sample(
+            image=torch.from_numpy(image[None]).float(), label_map=torch.from_numpy(label_map),
+            weight=torch.ones(CROP, CROP), annotated=torch.tensor(self.annotated), spacing_mm=(1.0, 1.0),
+            source_from_sample=torch.eye(3, dtype=torch.float64), case_index=position, patient_index=position,
+            slice_position=0.0, key=(epoch, position),
+        )  # fmt: skip
+
+
+def build(name: str, settings: dict[str, Any] | None = None, *, seed: int = 0) -> Recipe:
+    """The recipe on the small plan, weights drawn from the seed."""
+    return build_recipe(name, settings or {}, small_plan(), torch_generator(seed, "weights"))
+
+
+def loop_for(recipe: Recipe, folder: Path, *, steps: int, seed: int = 0, **config: Any) -> Loop:
+    """A loop over the shapes, in a run folder of its own."""
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = {"steps": steps, "steps_per_epoch": 5, "precision": "float32", "checkpoint_seconds": 1e9, **config}
+    settings.setdefault("optimisation", OptimisationConfig(learning_rate=5e-3))
+    samples = StepSamples(Shapes(), BATCH, settings["steps_per_epoch"])
+    return Loop(
+        recipe, samples, LoopConfig(**settings), patch_size=PATCH, run=RunFolder(folder), seed=seed,
+        device=torch.device("cpu"),
+    )  # fmt: skip
+
+
+def weights_of(loop: Loop) -> dict[str, Tensor]:
+    """Everything trained and averaged."""
+    state = {f"recipe/{k}": v.clone() for k, v in loop.recipe.state_dict().items()}
+    if loop.average is not None:
+        state |= {f"average/{k}": v.clone() for k, v in loop.average.state_dict().items()}
+    return state
+
+
+def assert_equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
+    """Equal to the bit."""
+    assert first.keys() == second.keys()
+    unequal = [name for name in first if not torch.equal(first[name], second[name])]
+    assert not unequal, f"{len(unequal)} of {len(first)} tensors differ: {unequal[:3]}"
+
+
+def assert_contract(name: str, folder: Path, settings: dict[str, Any] | None = None) -> None:
+    """All four promises, one after the other."""
+    assert_loss_falls(name, folder / "falls", settings)
+    assert_same_seed_same_bits(name, folder / "seed", settings)
+    assert_resumed_equals_uninterrupted(name, folder / "resume", settings)
+    assert_no_gradient_from_weight_zero(name, settings)
+
+
+def assert_loss_falls(name: str, folder: Path, settings: dict[str, Any] | None) -> None:
+    loop = loop_for(build(name, settings), folder, steps=40)
+    loop.run()
+    losses = [sum(e["losses"].values()) for e in loop.run_folder.read_log() if e["event"] == "epoch"]
+    assert losses[-1] < 0.7 * losses[0], losses
+
+
+def assert_same_seed_same_bits(name: str, folder: Path, settings: dict[str, Any] | None) -> None:
+    runs = [
+        loop_for(build(name, settings, seed=seed), folder / str(i), steps=6, seed=seed)
+        for i, seed in enumerate((0, 0, 1))
+    ]
+    for loop in runs:
+        loop.run()
+    first, again, other = map(weights_of, runs)
+    assert_equal(first, again)
+    assert any(not torch.equal(first[k], other[k]) for k in first)
+
+
+def assert_resumed_equals_uninterrupted(name: str, folder: Path, settings: dict[str, Any] | None) -> None:
+    whole = loop_for(build(name, settings), folder / "whole", steps=8)
+    whole.run()
+    for stop_after in (3, 5):
+        interrupted = loop_for(build(name, settings), folder / f"part{stop_after}", steps=8)
+        interrupted.stop = lambda loop=interrupted, n=stop_after: loop.state.step == n
+        try:
+            interrupted.run()
+        except Exception as error:  # noqa: BLE001 - looked at in the next line
+            assert type(error).__name__ == "Interrupted", error
+        resumed = loop_for(build(name, settings, seed=99), folder / f"part{stop_after}", steps=8)
+        assert resumed.restore() == []
+        assert resumed.state.step == stop_after
+        resumed.run()
+        assert_equal(weights_of(whole), weights_of(resumed))
+
+
+def assert_no_gradient_from_weight_zero(name: str, settings: dict[str, Any] | None) -> None:
+    recipe = build(name, settings).train()
+    samples = [Shapes().sample(0, i) for i in range(BATCH)]
+    batch = make_views(samples, recipe.views(), PATCH, seed=0)
+    silent = type(batch)(**{**vars(batch), "weights": torch.zeros_like(batch.weights)})
+    torch.stack(list(recipe.losses(silent, torch_generator(0, "recipe")).values())).sum().backward()
+    gradients = [p.grad for p in recipe.parameters() if p.grad is not None]
+    assert all(not g.any() for g in gradients)

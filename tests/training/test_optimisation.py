@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from scantling.training.optimisation import (
+    OptimisationConfig,
+    build_optimiser,
+    gradient_norm,
+    learning_rate,
+    set_learning_rate,
+)
+
+
+def test_the_schedule_rises_to_the_peak_then_falls_as_its_formula() -> None:
+    config = OptimisationConfig(learning_rate=1.0, warmup_fraction=0.1, schedule="cosine")
+    assert learning_rate(0.0, config) == pytest.approx(0.01)
+    assert learning_rate(0.05, config) == pytest.approx(0.505)
+    assert learning_rate(0.1, config) == pytest.approx(1.0)
+    assert learning_rate(0.55, config) == pytest.approx(0.5)
+    assert learning_rate(1.0, config) == pytest.approx(0.0, abs=1e-12)
+    poly = config.model_copy(update={"schedule": "poly"})
+    assert learning_rate(0.55, poly) == pytest.approx(0.5**0.9)
+    constant = config.model_copy(update={"schedule": "constant"})
+    assert learning_rate(0.99, constant) == 1.0
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "poly", "constant"])
+def test_the_schedule_never_jumps(schedule: str) -> None:
+    config = OptimisationConfig(learning_rate=1.0, schedule=schedule, warmup_fraction=0.05)
+    values = [learning_rate(k / 10_000, config) for k in range(10_001)]
+    assert max(abs(b - a) for a, b in zip(values, values[1:], strict=False)) < 0.003
+    assert learning_rate(-1, config) == values[0]
+    assert learning_rate(2, config) == values[-1]
+
+
+def test_biases_and_norms_are_not_decayed() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.InstanceNorm2d(2, affine=True))
+    optimiser = build_optimiser(model, OptimisationConfig(weight_decay=0.3))
+    decayed, free = optimiser.param_groups
+    assert [tuple(p.shape) for p in decayed["params"]] == [(2, 1, 3, 3)]
+    assert decayed["weight_decay"] == 0.3
+    assert free["weight_decay"] == 0.0
+    assert len(free["params"]) == 3
+    set_learning_rate(optimiser, 0.125)
+    assert {group["lr"] for group in optimiser.param_groups} == {0.125}
+
+
+def test_sgd_is_nesterov_with_its_momentum() -> None:
+    optimiser = build_optimiser(nn.Linear(2, 2), OptimisationConfig(optimiser="sgd", momentum=0.8))
+    assert isinstance(optimiser, torch.optim.SGD)
+    assert optimiser.param_groups[0]["nesterov"]
+    assert optimiser.param_groups[0]["momentum"] == 0.8
+
+
+@pytest.mark.parametrize(("clip", "scale"), [(0.0, 1.0), (5.0, 1.0), (1.0, 0.2)])
+def test_gradients_are_scaled_to_the_clip_and_the_norm_before_is_returned(clip: float, scale: float) -> None:
+    model = nn.Linear(2, 1, bias=False)
+    model.weight.grad = torch.tensor([[3.0, 4.0]])
+    assert gradient_norm(model, clip=clip) == pytest.approx(5.0)
+    torch.testing.assert_close(model.weight.grad, torch.tensor([[3.0, 4.0]]) * scale, rtol=1e-5, atol=0)
+
+
+def test_a_gradient_that_is_not_finite_gives_a_norm_that_is_not_finite() -> None:
+    model = nn.Linear(1, 1, bias=False)
+    model.weight.grad = torch.tensor([[math.nan]])
+    assert math.isnan(gradient_norm(model, clip=1.0))
