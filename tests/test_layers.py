@@ -22,7 +22,7 @@ ROOT = Path(scantling.__file__).parent
 
 
 def modules() -> Iterator[Path]:
-    return (path for path in sorted(ROOT.rglob("*.py")) if path != ROOT / "__init__.py")
+    return (path for path in sorted(ROOT.rglob("*.py")) if path.parent != ROOT or not path.stem.startswith("__"))
 
 
 def imports(path: Path, *, nested: bool = True) -> Iterator[tuple[str, int]]:

@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from scantling.workflows.demo import demo as demo
     from scantling.workflows.doctor import doctor as doctor
     from scantling.workflows.segmenter import Segmenter as Segmenter
+    from scantling.data.layouts import open_dataset as open_dataset
     from scantling.workflows.verbs import (
         evaluate as evaluate,
         inspect as inspect,
-        open_dataset as open_dataset,
         predict as predict,
         report as report,
         resume as resume,
@@ -31,7 +31,7 @@ _PUBLIC = {
     "doctor": "scantling.workflows.doctor",
     "evaluate": "scantling.workflows.verbs",
     "inspect": "scantling.workflows.verbs",
-    "open_dataset": "scantling.workflows.verbs",
+    "open_dataset": "scantling.data.layouts",
     "predict": "scantling.workflows.verbs",
     "report": "scantling.workflows.verbs",
     "resume": "scantling.workflows.verbs",

@@ -49,7 +49,8 @@ def global_torch_seed(seed: int, purpose: str, *key: int | str) -> Iterator[None
     """
     import torch  # noqa: PLC0415
 
-    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    in_use = torch.cuda.is_available() and torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    devices = list(range(torch.cuda.device_count())) if in_use else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(derived_seed(seed, purpose, *key))
         yield

@@ -42,9 +42,7 @@ def test_both_kernels_equal_pillow_for_larger_and_antialiased_smaller_grids(kern
     np.testing.assert_allclose(resample(array, target, kernel), expected, atol=2e-5)
 
 
-@given(
-    n_in=st.integers(1, 60), n_out=st.integers(1, 60), kernel=st.sampled_from(["linear", "cubic"])
-)
+@given(n_in=st.integers(1, 60), n_out=st.integers(1, 60), kernel=st.sampled_from(["linear", "cubic"]))
 @settings(max_examples=60, deadline=None)
 def test_rows_of_a_matrix_sum_to_one_and_reversing_commutes(n_in, n_out, kernel):
     matrix = interpolation_matrix(n_in, n_out, kernel)

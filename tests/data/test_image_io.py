@@ -34,7 +34,7 @@ RNG = np.random.default_rng(2)
 def save_label(path: Path, values: np.ndarray) -> Path:
     """Values of shape (1, y, x), written by another hand."""
     if path.name.endswith((".nii", ".nii.gz")):
-        nib.save(nib.Nifti1Image(values.transpose(2, 1, 0), np.eye(4)), path)
+        nib.save(nib.Nifti1Image(values.transpose(2, 1, 0), np.eye(4), dtype=values.dtype), path)
     else:
         tifffile.imwrite(path, values[0])
     return path

@@ -90,7 +90,8 @@ def test_a_colour_picture_with_equal_channels_is_grey_with_a_note(tmp_path: Path
 
 def test_a_grey_picture_with_transparency_has_one_channel(tmp_path: Path) -> None:
     Image.merge("LA", [Image.fromarray(GREY), Image.fromarray(ALPHA[..., 0])]).save(tmp_path / "a.png")
-    assert Image.open(tmp_path / "a.png").mode == "LA"
+    with Image.open(tmp_path / "a.png") as picture:
+        assert picture.mode == "LA"
     image = read_image(tmp_path / "a.png")
     np.testing.assert_array_equal(image.array, GREY[None])
     assert image.notes == ("its transparency channel is left out",)

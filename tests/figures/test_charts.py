@@ -84,16 +84,11 @@ def test_points_fall_where_the_axes_say():
     svg = parse(loss_chart(y_limits=(0.0, 1.0)))
     moves = next(p.get("d") for p in svg.iter("path") if p.get("stroke") == "#0072b2")
     points = [tuple(map(float, part[1:].split())) for part in moves.replace(" L", "|L").split("|")]
-    position = {
-        t.text: (float(t.get("x")), float(t.get("y"))) for t in svg.iter("text") if t.get("x") != "14"
-    }
-    assert points[0][0] == pytest.approx(min(x for x, _ in points))
-    assert points[3][0] == pytest.approx(position["3"][0], abs=0.01)  # x = 3 stands above its label
-    assert points[0][1] + 4 == pytest.approx(position["1"][1], abs=18.0) or points[0][1] < points[1][1]
-    heights = [y for _, y in points]
-    assert heights == sorted(heights)  # a falling loss falls on the page
-    middle = heights[0] + (heights[1] - heights[0]) * (1.0 - 0.3) / (1.0 - 0.5)
-    assert heights[2] == pytest.approx(middle, abs=0.05)
+    label = {t.text: t for t in svg.iter("text")}
+    assert points[3][0] == pytest.approx(float(label["3"].get("x")), abs=0.01)  # x = 3 stands above its label
+    low, high = (float(label[text].get("y")) for text in ("0.2", "0.8"))  # labels hang 4 px below their line
+    expected = [low - 4 + (y - 0.2) / 0.6 * (high - low) for y in (1.0, 0.5, 0.3, 0.25)]
+    assert [y for _, y in points] == pytest.approx(expected, abs=0.02)
 
 
 def test_missing_values_break_the_line():

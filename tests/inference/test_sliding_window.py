@@ -88,13 +88,13 @@ def test_labels_of_the_rolling_slab_are_those_of_the_full_sum_bit_by_bit(
     assert len(labels.unique()) > 2
 
 
-@pytest.mark.parametrize("batch_size", [1, 4])
+@pytest.mark.parametrize("batch_size", [1, 3])
 def test_a_2d_network_predicts_each_slice_of_a_volume_as_it_would_alone(batch_size: int) -> None:
-    network, image = network_for(2), image_of((7, 29, 17))
-    options = {"patch_size": (16, 12), "n_classes": 4, "mirror_axes": (0, 1)}
+    network, image = network_for(2), image_of((4, 13, 9))
+    options = {"patch_size": (8, 6), "n_classes": 4, "mirror_axes": (0, 1)}
     volume = predict_logits(network, image, slices=True, batch_size=batch_size, **options)
     labels = predict_labels(network, image, slices=True, batch_size=batch_size, **options)
-    alone = torch.stack([predict_logits(network, image[:, z], **options) for z in range(7)], dim=1)
+    alone = torch.stack([predict_logits(network, image[:, z], **options) for z in range(4)], dim=1)
     torch.testing.assert_close(volume, alone, rtol=1e-5, atol=1e-6)
     assert torch.equal(labels.long(), volume.argmax(0))
 
@@ -183,11 +183,11 @@ def test_the_accumulator_of_labels_is_as_deep_as_a_patch_not_as_the_volume(
         return accumulator(buffer, window)  # type: ignore[arg-type]
 
     monkeypatch.setattr(sliding_window, "Accumulator", remembering)
-    network, image = network_for(3), image_of((100, 12, 10))
+    network, image = network_for(3), image_of((40, 12, 10))
     predict_labels(network, image, patch_size=(8, 8, 8), n_classes=4)
     predict_labels(network_for(2), image, patch_size=(12, 10), n_classes=4, slices=True, batch_size=3)
     predict_logits(network, image, patch_size=(8, 8, 8), n_classes=4)
-    assert held == [4 * 8 * 12 * 10, 4 * 3 * 12 * 10, 4 * 100 * 12 * 10]
+    assert held == [4 * 8 * 12 * 10, 4 * 3 * 12 * 10, 4 * 40 * 12 * 10]
 
 
 def test_a_batch_that_straddles_two_steps_of_the_sweep_needs_one_step_more() -> None:

@@ -9,10 +9,10 @@ from typer import Option
 debug_wanted = False
 
 
-def _remember_debug(value: bool) -> bool:
-    global debug_wanted  # noqa: PLW0603 - the one switch that main() asks when an error surfaces
-    debug_wanted = debug_wanted or value
-    return value
+def _remember_debug(value: bool | None) -> bool:
+    global debug_wanted
+    debug_wanted = debug_wanted or bool(value)
+    return bool(value)
 
 
 Debug = Annotated[bool, Option("--debug", help="Show the trace of an error.", callback=_remember_debug)]

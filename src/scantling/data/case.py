@@ -99,7 +99,9 @@ class ClassTable:
             raise DataError(f"label map: holds {int(label_map.min())}..{int(label_map.max())}, classes are 0.."
                             f"{len(self.names) - 1}")
         values = np.array([stored[0] for stored in self.stored])
-        return values.astype(np.min_scalar_type(int(values.max())) if values.min() >= 0 else np.int16)[label_map]
+        smallest = np.min_scalar_type(int(values.max())) if values.min() >= 0 else np.dtype(np.int16)
+        exported: np.ndarray = values.astype(smallest)[label_map]
+        return exported
 
 
 @dataclass(frozen=True, kw_only=True)

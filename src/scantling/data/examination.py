@@ -127,15 +127,18 @@ def _value_problems(case: Case, images: list[MedicalImage]) -> Iterator[Problem]
     for path, image in zip(case.images, images, strict=False):
         for channel in image.array:
             bad, low, high = _range(channel)
+            n = channel.size
             if bad:
-                text = f"{path.name}: {bad} of {channel.size} voxels are NaN or infinite and count as its lowest value"
-                yield _problem(case, "warning", "E-VAL-01", text)
+                said = (
+                    f"{bad} of {n} voxels are NaN or infinite and count as its lowest value; check the export"
+                )
+                yield _problem(case, "warning", "E-VAL-01", f"{path.name}: {said}")
             if low == high:
-                text = f"{path.name}: every voxel is {low:g}; it teaches nothing, so check the export"
-                yield _problem(case, "warning", "E-VAL-02", text)
+                said = f"every voxel is {low:g}, so it teaches nothing; check the export"
+                yield _problem(case, "warning", "E-VAL-02", f"{path.name}: {said}")
             elif max(-low, high) > ABSURD_VALUE:
-                text = f"{path.name}: values reach {max(low, high, key=abs):g}, which no scanner writes; check the export"
-                yield _problem(case, "warning", "E-VAL-03", text)
+                said = f"values reach {max(low, high, key=abs):g}, which no scanner writes; check the export"
+                yield _problem(case, "warning", "E-VAL-03", f"{path.name}: {said}")
 
 
 def _range(channel: Num[np.ndarray, "*spatial"]) -> tuple[int, float, float]:

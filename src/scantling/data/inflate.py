@@ -73,8 +73,8 @@ def refuse_false_claim(
         )
 
 
-def gunzip(path: Path, stream: BinaryIO) -> Iterator[bytes]:
-    """Pieces of at most 1 MiB of a whole gzip stream, all members; the checksum of each member is verified.
+def gunzip(path: Path, stream: BinaryIO, *, piece_bytes: int = PIECE) -> Iterator[bytes]:
+    """Pieces of at most `piece_bytes` of a whole gzip stream; the checksum of each member is verified.
 
     Zeros after the last member count as padding, as in gzip itself.
 
@@ -82,10 +82,10 @@ def gunzip(path: Path, stream: BinaryIO) -> Iterator[bytes]:
         DataError: a wrong checksum or length, a stream cut short, anything else after the last member.
     """
     decoder = zlib.decompressobj(wbits=31)
-    waiting = stream.read(PIECE)
+    waiting = stream.read(piece_bytes)
     while True:
         try:
-            piece = decoder.decompress(waiting, PIECE)
+            piece = decoder.decompress(waiting, piece_bytes)
         except zlib.error as error:
             raise damaged(path, f"gzip stream: {error}") from None
         if piece:
@@ -93,14 +93,14 @@ def gunzip(path: Path, stream: BinaryIO) -> Iterator[bytes]:
         if decoder.eof:
             waiting = decoder.unused_data
             if len(waiting) < len(GZIP_MAGIC):
-                waiting += stream.read(PIECE)
+                waiting += stream.read(piece_bytes)
             if not waiting.startswith(GZIP_MAGIC):
                 return _require_padding(path, waiting, stream)
             decoder = zlib.decompressobj(wbits=31)
             continue
         waiting = decoder.unconsumed_tail
-        if not waiting and len(piece) < PIECE:
-            waiting = stream.read(PIECE)
+        if not waiting and len(piece) < piece_bytes:
+            waiting = stream.read(piece_bytes)
             if not waiting:
                 raise damaged(path, "the gzip stream is cut short")
 

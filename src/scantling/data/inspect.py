@@ -16,7 +16,7 @@ from scantling.data.case import LABEL_KINDS, Case, ClassTable
 from scantling.data.examination import CaseFinding, examine
 from scantling.data.leakage import as_one_patient, duplicate_groups, duplicate_problems, leakage_problems
 from scantling.data.lock import check_lock, write_lock
-from scantling.data.manifest import Manifest, Problem
+from scantling.data.manifest import Manifest, Problem, Severity
 
 __all__ = ["Inspection", "check_lock", "inspect_dataset", "label_table", "write_lock"]
 
@@ -75,8 +75,10 @@ class Inspection:
             f"Stored values: {_label_table_text(manifest.classes)}, anything else -> unknown",
         ]
         sites = Counter(case.site for case in manifest.cases if case.site)
-        if sites:
-            lines.append(f"Sites: {', '.join(f'{site} {n}' for site, n in sites.most_common(8))}")
+        raters = Counter(a.rater for case in manifest.cases for a in case.annotations if a.rater)
+        for what, counted in (("Sites", sites), ("Raters", raters)):
+            if counted:
+                lines.append(f"{what}: {', '.join(f'{name} {n}' for name, n in counted.most_common(8))}")
         lines.extend(_problem_lines(self.problems))
         lines.extend(f"Note: {note}" for note in manifest.notes)
         return lines
@@ -191,7 +193,7 @@ def _label_table_text(classes: ClassTable) -> str:
 
 
 def _label_kinds(manifest: Manifest) -> str:
-    counts = {kind: len(manifest.labelled((kind,))) for kind in LABEL_KINDS if kind != "none"}
+    counts = {kind: len(manifest.labelled((kind,))) for kind in LABEL_KINDS}
     counts["none"] = sum(not case.annotations for case in manifest.cases)
     return ", ".join(f"{n} {kind}" for kind, n in counts.items() if n or kind in ("full", "none"))
 
@@ -209,7 +211,7 @@ def _problem_lines(problems: Sequence[Problem]) -> Iterator[str]:
         yield "Problems: none"
         return
     counts = Counter(problem.severity for problem in problems)
-    order = ("error", "warning", "repaired")
+    order: tuple[Severity, ...] = ("error", "warning", "repaired")
     plural = {"error": "errors", "warning": "warnings", "repaired": "repaired"}
     yield "Problems: " + ", ".join(
         f"{counts[s]} {plural[s] if counts[s] != 1 else s}" for s in order if counts[s]

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from scantling.data.case import Case
-from scantling.data.manifest import Manifest, Problem
+from scantling.data.manifest import Manifest, Problem, Severity
 
 
 def patients_across(cases: Iterable[Case], column: str) -> dict[str, tuple[str, ...]]:
@@ -24,14 +24,15 @@ def leakage_problems(manifest: Manifest) -> tuple[Problem, ...]:
     for column in ("split", "fold"):
         for patient, values in patients_across(manifest.cases, column).items():
             case = next(case for case in manifest.cases if case.patient_id == patient)
+            said = (
+                f"cases stand in {column} {' and '.join(values)}, so a score would be measured on a patient "
+                "that "
+                f"was trained on; correct the column {column}, or pass --allow-leak"
+            )
+            message = f"patient {patient}: {said}"
             problems.append(
-                Problem(
-                    case_id=case.case_id, severity="error", code="E-LEAK-01",
-                    message=f"patient {patient}: its cases stand in {column} {' and '.join(values)}, so a score would be "
-                    f"measured on a patient that was trained on; correct the column {column}, or pass "
-                    "--allow-leak",
-                )
-            )  # fmt: skip
+                Problem(case_id=case.case_id, severity="error", code="E-LEAK-01", message=message)
+            )
     return tuple(problems)
 
 
@@ -52,24 +53,24 @@ def duplicate_problems(manifest: Manifest, groups: Iterable[tuple[str, ...]]) ->
     """What each group of copies means: one patient after all, or a leak that the authors' columns make."""
     known = {case.case_id: case for case in manifest.cases}
     problems = []
+    severity: Severity
     for group in groups:
         cases = [known[case_id] for case_id in group]
         same = f"cases {', '.join(group)}: the images hold the same voxels"
         columns = [name for name in ("split", "fold") if len({c.attribute(name) for c in cases} - {""}) > 1]
         if columns:
-            problem = Problem(
-                case_id=group[0], severity="error", code="E-LEAK-02",
-                message=f"{same} but stand in different {columns[0]}s; remove the copies, or pass --allow-leak",
-            )  # fmt: skip
+            severity, code, said = (
+                "error",
+                "E-LEAK-02",
+                f"but stand in different {columns[0]}s; remove the copies",
+            )
         elif len({case.patient_id for case in cases}) > 1:
-            problem = Problem(
-                case_id=group[0], severity="repaired", code="E-DUP-01",
-                message=f"{same} under different patients; they count as one patient, so that no split parts them",
-            )  # fmt: skip
+            said = "under different patients; they count as one patient, so that no split parts them"
+            severity, code = "repaired", "E-DUP-01"
         else:
-            message = f"{same}; remove all but one unless that is meant"
-            problem = Problem(case_id=group[0], severity="warning", code="E-DUP-01", message=message)
-        problems.append(problem)
+            severity, code, said = "warning", "E-DUP-01", "; remove all but one unless that is meant"
+        message = f"{same}{'' if said.startswith(';') else ' '}{said}"
+        problems.append(Problem(case_id=group[0], severity=severity, code=code, message=message))
     return tuple(problems)
 
 

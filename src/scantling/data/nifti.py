@@ -33,7 +33,7 @@ def read_geometry(path: Path) -> ImageGeometry:
     """
     with path.open("rb") as stream:
         is_packed = _is_gzip(stream)
-        pieces = gunzip(path, stream) if is_packed else iter([stream.read(HEAD_BYTES)])
+        pieces = gunzip(path, stream, piece_bytes=4096) if is_packed else iter([stream.read(HEAD_BYTES)])
         header = parse_header(path, _first(pieces)[:HEAD_BYTES])
     _check_claim(path, header, is_packed=is_packed)
     return geometry_of(path, header)[0]

@@ -120,11 +120,13 @@ def _qform(fields: np.void, pixdim: Float64[np.ndarray, "3"], unit: float) -> Fl
     if length > 1:
         b, c, d = b / length, c / length, d / length
     a = math.sqrt(max(0.0, 1.0 - (b * b + c * c + d * d)))
-    rotation = np.array([
-        [a * a + b * b - c * c - d * d, 2 * (b * c - a * d), 2 * (b * d + a * c)],
-        [2 * (b * c + a * d), a * a + c * c - b * b - d * d, 2 * (c * d - a * b)],
-        [2 * (b * d - a * c), 2 * (c * d + a * b), a * a + d * d - b * b - c * c],
-    ])  # fmt: skip
+    rotation = np.array(
+        [
+            [a * a + b * b - c * c - d * d, 2 * (b * c - a * d), 2 * (b * d + a * c)],
+            [2 * (b * c + a * d), a * a + c * c - b * b - d * d, 2 * (c * d - a * b)],
+            [2 * (b * d - a * c), 2 * (c * d + a * b), a * a + d * d - b * b - c * c],
+        ]
+    )
     affine = np.eye(4)
     affine[:3, :3] = rotation * pixdim
     affine[:3, 2] *= -1.0 if float(fields["pixdim"][0]) < 0 else 1.0

@@ -61,6 +61,8 @@ def derive_plan(
         )
     if dimensions not in (None, 2, 3):
         raise ConfigError(f"dimensions = {dimensions}: wanted 2 or 3", code="E-CFG-10")
+    if batch_size is not None and batch_size < 1:
+        raise ConfigError(f"batch_size = {batch_size}: wanted a whole number > 0", code="E-CFG-12")
     chosen: Literal[2, 3] = _dimensions(fingerprint)
     if dimensions is not None:
         chosen = 2 if dimensions == 2 else 3

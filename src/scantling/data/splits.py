@@ -139,28 +139,31 @@ def make_split(
     scheme, fold_of = _folds(roles, seed, allow_leak=allow_leak)
     folds = tuple(sorted(set(fold_of.values())))
     _require_fold(fold, folds)
-    drawn = (
-        [case for case in roles.labelled if fold is not None and fold_of[case.case_id] == fold]
-        if folds
-        else []
-    )
+    drawn = [case for case in roles.labelled if folds and fold_of[case.case_id] == fold]
     heldout = [*drawn, *(roles.heldout if fold is not None or scheme == "attributes" else ())]
     blocked = set() if allow_leak else _patients([*heldout, *roles.tested])
+    authors = [case for case in roles.validation if case.patient_id not in blocked]
+    reserved = set() if allow_leak else blocked | _patients(authors)
     drawn_ids = set(_ids(drawn))
-    taught = [c for c in roles.labelled if c.case_id not in drawn_ids and c.patient_id not in blocked]
+    taught = [c for c in roles.labelled if c.case_id not in drawn_ids and c.patient_id not in reserved]
     budget = _budget(taught, labels, seed)
-    authors = [case for case in roles.validation if case.patient_id not in blocked] if labels is None else []
-    validation = authors or _inner_validation(budget, max_validation)
+    validation = authors if authors and labels is None else _inner_validation(budget, max_validation)
     chosen = set(_ids([*validation, *heldout]))
     train = [case for case in budget if case.case_id not in chosen]
+    apart = reserved if validation is authors else reserved | _patients(validation)
     chosen |= set(_ids(train))
-    apart = set() if allow_leak else blocked | _patients(validation)
     unlabelled = [c for c in roles.unlabelled if c.case_id not in chosen and c.patient_id not in apart]
     chosen |= set(_ids(unlabelled))
     facts = SplitFacts(
-        train=train, validation=validation, heldout=heldout, taught=taught, n_images=len(cases), labels=labels,
-        kinds=label_kinds, how=_how(scheme, fold, len(folds), test_on or {}),
-    )  # fmt: skip
+        train=train,
+        validation=validation,
+        heldout=heldout,
+        taught=taught,
+        n_images=len(cases),
+        labels=labels,
+        kinds=label_kinds,
+        how=_how(scheme, fold, len(folds), test_on or {}),
+    )
     return Split(
         train=_in_order(cases, train),
         validation=_in_order(cases, validation),
@@ -168,7 +171,7 @@ def make_split(
         unlabelled=_in_order(cases, unlabelled),
         unused=tuple(case.case_id for case in cases if case.case_id not in chosen),
         patients={case.case_id: case.patient_id for case in cases},
-        scheme=scheme,
+        scheme=scheme if heldout else "train_only" if train else "none",
         sentence=split_sentence(facts),
         fold=fold if folds else None,
         folds=folds,
@@ -182,23 +185,18 @@ def make_split(
 def _folds(roles: SplitRoles, seed: int, *, allow_leak: bool) -> tuple[Scheme, Mapping[str, int]]:
     """The scheme, and the fold of each labelled case where there are folds."""
     patients = _patients(roles.labelled)
-    if not patients:
+    if roles.scheme or not patients:
         return roles.scheme or "none", {}
-    if roles.scheme:
-        return roles.scheme, {}
-    if len({case.fold for case in roles.labelled}) > 1 and all(
-        case.fold is not None for case in roles.labelled
-    ):
+    given = {case.case_id: case.fold for case in roles.labelled if case.fold is not None}
+    if len(given) == len(roles.labelled) and len(set(given.values())) > 1:
         if not allow_leak:
             refuse_parted(roles.labelled, "fold")
-        return "author_folds", {case.case_id: case.fold for case in roles.labelled if case.fold is not None}
+        return "author_folds", given
     if len(patients) == 1:
         return "train_only", {}
     if len(patients) < FEWEST_FOR_FOLDS:
-        position = {
-            patient: k for k, patient in enumerate(dict.fromkeys(case.patient_id for case in roles.labelled))
-        }
-        return "leave_one_out", {case.case_id: position[case.patient_id] for case in roles.labelled}
+        order = list(dict.fromkeys(case.patient_id for case in roles.labelled))
+        return "leave_one_out", {case.case_id: order.index(case.patient_id) for case in roles.labelled}
     return "folds", _balanced_folds(roles.labelled, seed)
 
 
@@ -222,13 +220,9 @@ def _balanced_folds(cases: Sequence[Case], seed: int) -> dict[str, int]:
 def _budget(cases: Sequence[Case], labels: int | None, seed: int) -> list[Case]:
     """The first `labels` cases of one seeded order of patients: a smaller budget lies in a larger one."""
     if labels is not None and not 1 <= labels <= len(cases):
-        raise ConfigError(
-            f"labels {labels}: the training side has {_number(len(cases), 'labelled case')}; choose 1 to "
-            f"{len(cases)}"
-            if cases
-            else f"labels {labels}: no case on the training side has a label",
-            code="E-SPL-03",
-        )
+        there = f"{len(cases)} cases of the training side have a label; choose 1 to {len(cases)}"
+        none = "no case of the training side has a label; leave the budget away"
+        raise ConfigError(f"labels {labels}: {there if cases else none}", code="E-SPL-03")
 
     def key(case: Case) -> tuple[int, str]:
         return derived_seed(seed, "label budget", case.patient_id), case.patient_id

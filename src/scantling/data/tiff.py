@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,8 @@ from scantling.errors import DataError
 MAGICS: Final = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 LARGEST_CHANNEL_COUNT: Final = 8
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _YCBCR = 0, 1, 2, 3, 6
+tifffile.logger().addHandler(logging.NullHandler())  # what it complains of is refused or harmless
+_JPEG_METHODS: Final = (6, 7, 33007)
 _ALPHA: Final = ((1,), (2,))  # last of the extra samples
 
 
@@ -113,7 +116,10 @@ def _require_readable(path: Path, page: Any) -> None:
             f"{page.sampleformat}); export it as 8, 16 or 32 bit",
             code="E-IMG-06",
         )
-    if page.photometric not in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _YCBCR):
+    is_jpeg = (
+        page.compression in _JPEG_METHODS and page.photometric == _YCBCR
+    )  # becomes RGB as it is unpacked
+    if not is_jpeg and page.photometric not in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE):
         raise DataError(
             f"{path}: its colours are stored as {_name(page.photometric)}; wanted grey, RGB or a "
             "palette, so convert it",

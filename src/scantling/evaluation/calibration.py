@@ -56,7 +56,10 @@ def expected_calibration_error(found: Reliability) -> float:
 
 
 def top_label_reliability(
-    probs: Float[np.ndarray, "klass *spatial"], reference: Integer[np.ndarray, "*spatial"], *, bins: int = N_BINS
+    probs: Float[np.ndarray, "klass *spatial"],
+    reference: Integer[np.ndarray, "*spatial"],
+    *,
+    bins: int = N_BINS,
 ) -> Reliability:
     """The reliability of the winning class: its probability against how often it is right."""
     seen = reference >= 0
@@ -76,7 +79,9 @@ def class_reliability(
     return reliability(probs[klass][seen], reference[seen] == klass, bins=bins)
 
 
-def brier_score(probs: Float[np.ndarray, "klass *spatial"], reference: Integer[np.ndarray, "*spatial"]) -> float:
+def brier_score(
+    probs: Float[np.ndarray, "klass *spatial"], reference: Integer[np.ndarray, "*spatial"]
+) -> float:
     """The mean over pixels of the summed squared error of all class probabilities, in [0, 2]; NaN without pixels.
 
     Source: Brier 1950, "Verification of forecasts expressed in terms of probability", Eq. 2.

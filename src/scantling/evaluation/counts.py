@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Int, Int64, Integer
+from jaxtyping import Int64, Integer
 from scipy import ndimage
 
 from scantling.data.case import IGNORE
@@ -21,8 +21,8 @@ class Confusion:
     Attributes:
         counts: pixels by reference class (row) and predicted class (column); ignored pixels are in none.
         n_ignored: pixels the reference labels IGNORE.
-        boxes: for each class the smallest box around its prediction and its reference together; None for a
-            class that is in neither.
+        boxes: for each class the smallest box around its prediction (ignored pixels included) and its
+            reference together; None for a class that is in neither.
     """
 
     counts: Int64[np.ndarray, "klass klass"]
@@ -66,7 +66,7 @@ def confusion(
     _require_classes(inner_reference, n_classes, "reference")
     pairs = _pair_codes(inner_prediction, inner_reference, n_classes)
     by_code = np.zeros((n_classes + 1) * n_classes, dtype=np.int64)
-    for slab in pairs:  # a slab at a time stays in the processor's cache
+    for slab in _slabs(pairs):
         by_code += np.bincount(slab.ravel(), minlength=by_code.size)
     by_pair = by_code.reshape(n_classes + 1, n_classes)
     counts += by_pair[1:]
@@ -81,8 +81,10 @@ def foreground_box(
 ) -> Box | None:
     """The smallest box that holds every pixel at which either label map is not 0; None if there is none."""
     if first.ndim < 3:
-        rows = [np.flatnonzero((first | second).any(axis=tuple(a for a in range(first.ndim) if a != axis)))
-                for axis in range(first.ndim)]
+        rows = [
+            np.flatnonzero((first | second).any(axis=tuple(a for a in range(first.ndim) if a != axis)))
+            for axis in range(first.ndim)
+        ]
         return tuple(slice(int(r[0]), int(r[-1]) + 1) for r in rows) if all(r.size for r in rows) else None
     occupied = np.zeros(first.shape[0], dtype=bool)
     projection = np.zeros(first.shape[1:], dtype=np.result_type(first, second))
@@ -95,24 +97,14 @@ def foreground_box(
     return (slice(int(indices[0]), int(indices[-1]) + 1), *inner) if inner is not None else None
 
 
-def without_ignored(
-    prediction: Integer[np.ndarray, "*spatial"], reference: Integer[np.ndarray, "*spatial"]
-) -> tuple[Integer[np.ndarray, "*spatial"], Integer[np.ndarray, "*spatial"]]:
-    """Both label maps with the ignored pixels of the reference set to background, so that they meet no mask."""
-    ignored = reference == IGNORE
-    if not ignored.any():
-        return prediction, reference
-    return np.where(ignored, 0, prediction), np.where(ignored, 0, reference)
-
-
 def _pair_codes(
     prediction: Integer[np.ndarray, "*spatial"], reference: Integer[np.ndarray, "*spatial"], n_classes: int
-) -> Int[np.ndarray, "*spatial"] | Integer[np.ndarray, "*spatial"]:
+) -> Integer[np.ndarray, "*spatial"]:
     """(reference + 1) * n_classes + prediction, so that the first `n_classes` codes are the ignored pixels."""
     n_codes = (n_classes + 1) * n_classes
     dtype = np.uint8 if n_codes <= 256 else np.uint16 if n_codes <= 65536 else np.int64
     codes = np.empty(reference.shape, dtype=dtype)
-    for slab, predicted, expected in zip(codes, prediction, reference, strict=True):
+    for slab, predicted, expected in zip(_slabs(codes), _slabs(prediction), _slabs(reference), strict=True):
         slab[...] = expected
         slab += 1  # IGNORE = -1 wraps to 0 in the unsigned types
         slab *= dtype(n_classes)
@@ -120,11 +112,17 @@ def _pair_codes(
     return codes
 
 
+def _slabs(array: Integer[np.ndarray, "*spatial"]) -> Integer[np.ndarray, "..."]:
+    """What to loop over so that each step's work stays in the processor's cache: slices, or a whole picture."""
+    return array if array.ndim > 2 else array[None]
+
+
 def _require_classes(label_map: Integer[np.ndarray, "*spatial"], n_classes: int, what: str) -> None:
     lowest, highest = int(label_map.min()), int(label_map.max())
     if lowest < IGNORE or highest >= n_classes:
         raise DataError(
-            f"{what}: holds class {lowest if lowest < IGNORE else highest}, but classes are 0..{n_classes - 1} "
+            f"{what}: holds class {lowest if lowest < IGNORE else highest}, but classes are "
+            f"0..{n_classes - 1} "
             f"and {IGNORE} for unknown; map stored values to class indices first (ClassTable.to_index)",
             code="E-EVL-01",
         )
@@ -133,12 +131,11 @@ def _require_classes(label_map: Integer[np.ndarray, "*spatial"], n_classes: int,
 def _class_box(found: list[Box | None], klass: int, n_classes: int, *, offset: Box) -> Box | None:
     """The box around all pair codes that hold `klass` on either side, in the coordinates of the whole map.
 
-    Codes count from 1 in `found`; code 0 is (ignored, background), which is of no class.
+    `found` has no entry for code 0, (ignored, background).
     """
-    predicted = [(r + 1) * n_classes + klass for r in range(n_classes)]
-    expected = [(klass + 1) * n_classes + p for p in range(n_classes)]
-    parts = [found[code - 1] for code in {*predicted, *expected}]
-    boxes = [part for part in parts if part is not None]
+    predicted = {row * n_classes + klass for row in range(n_classes + 1)}
+    expected = {(klass + 1) * n_classes + column for column in range(n_classes)}
+    boxes = [part for code in predicted | expected if code and (part := found[code - 1]) is not None]
     if not boxes:
         return None
     return tuple(

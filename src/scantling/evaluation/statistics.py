@@ -1,4 +1,4 @@
-"""Means that say how sure they are: intervals over patients, and paired comparison.
+"""Means that say how sure they are: bootstrap intervals that draw whole patients.
 
 The patient is the unit that is drawn: two scans of one patient are not two independent observations.
 """
@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float64
-from scipy import stats
 
 RESAMPLES = 2000
 LEVEL = 0.95
@@ -72,7 +71,9 @@ def bootstrap_intervals(
     low, high = np.full(n_columns, np.nan), np.full(n_columns, np.nan)
     if not usable.size:
         return low, high
-    drawn = rng.multinomial(n_patients, np.full(n_patients, 1 / n_patients), size=resamples).astype(np.float64)
+    drawn = rng.multinomial(n_patients, np.full(n_patients, 1 / n_patients), size=resamples).astype(
+        np.float64
+    )
     with np.errstate(invalid="ignore"):  # a draw may hold no patient with a value in a rare column: left out
         means = (drawn @ sums[:, usable]) / (drawn @ counts[:, usable])
     tail = (1 - level) / 2 * 100
@@ -80,21 +81,10 @@ def bootstrap_intervals(
     return low, high
 
 
-def patient_means(values: Float64[np.ndarray, "case"], patients: Sequence[str]) -> Float64[np.ndarray, "patient"]:
+def patient_means(
+    values: Float64[np.ndarray, "case"], patients: Sequence[str]
+) -> Float64[np.ndarray, "patient"]:
     """One mean a patient over its cases with a value; patients without any are left out."""
     known: Bool[np.ndarray, "case"] = np.isfinite(values)
     _, index = np.unique(np.asarray(patients, dtype=np.str_)[known], return_inverse=True)
     return np.asarray(np.bincount(index, weights=values[known]) / np.bincount(index), dtype=np.float64)
-
-
-def wilcoxon_p(differences: Float64[np.ndarray, "patient"]) -> float:
-    """Two-sided p of the Wilcoxon signed-rank test that differences are symmetric about 0; NaN if all are 0.
-
-    Zero differences are dropped; the distribution is exact up to 50 pairs without ties, else normal.
-
-    Source: Wilcoxon 1945, "Individual comparisons by ranking methods".
-    """
-    nonzero = differences[np.isfinite(differences) & (differences != 0)]
-    if not nonzero.size:
-        return float("nan")
-    return float(stats.wilcoxon(nonzero).pvalue)

@@ -32,8 +32,8 @@ _ROUNDING = 1 + 1e-9  # a distance that equals the tolerance up to float roundin
 class SurfaceDistances:
     """For each surface element of either mask the distance in mm to the nearest element of the other.
 
-    A weight is 1, or the element's area in mm2 (contour length in mm) under the `deepmind` convention. Where the
-    other mask is empty, distances are infinite.
+    A weight is 1, or the element's area in mm2 (contour length in mm) under the `deepmind` convention. Where
+    the other mask is empty, distances are infinite.
     """
 
     convention: Convention

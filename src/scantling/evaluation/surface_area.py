@@ -1,9 +1,10 @@
 """The area of the surface that passes between eight neighbouring voxels (2D: the contour between four pixels).
 
-Each cell spans 2 x 2 x 2 voxel centres, of which some are inside the mask. The surface cuts every edge between
-an inside and an outside corner in the middle. On each face the cuts are joined so that the corners of the
-rarer kind are cut off singly; the joins close to loops around the cell; a loop is filled by the fan of triangles
-that has the largest area in a unit cell. A cell with more than four corners inside is treated as its complement.
+Each cell spans 2 x 2 x 2 voxel centres, of which some are inside the mask. The surface cuts every edge
+between an inside and an outside corner in the middle. On each face the cuts are joined so that the corners of
+the rarer kind are cut off singly; the joins close to loops around the cell; a loop is filled by the fan of
+triangles that has the largest area in a unit cell. A cell with more than four corners inside is treated as
+its complement.
 
 Source: Lorensen & Cline 1987, "Marching cubes"; used as weights of surface distances by Nikolov et al. 2018,
 "Deep learning to achieve clinically applicable segmentation of head and neck anatomy for radiotherapy".
@@ -127,5 +128,7 @@ def _widest_fan(loop: Float64[np.ndarray, "point 3"]) -> Float64[np.ndarray, "tr
     for start in range(len(loop)):
         spokes = np.roll(loop, -start, axis=0)[1:] - loop[start]
         fans.append(np.cross(spokes[:-1], spokes[1:]) / 2)
-    sizes = [round(float(np.linalg.norm(fan, axis=1).sum()), 9) for fan in fans]  # rounding: ties go to the first
+    sizes = [
+        round(float(np.linalg.norm(fan, axis=1).sum()), 9) for fan in fans
+    ]  # rounding: ties go to the first
     return fans[int(np.argmax(sizes))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 
@@ -53,5 +54,5 @@ def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContext
 
 
 def _cpu_has_bf16() -> bool:
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # absent from older releases
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # absent from older releases
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int, Integer
 from torch import Tensor
 
-from scantling.data.image_io import ImageGeometry, MedicalImage
+from scantling.data.image_io import ImageGeometry, MedicalImage, write_label_map
 from scantling.data.prepare import (
     PreparedGrid,
     class_table,
@@ -53,6 +53,14 @@ class Prediction:
     entropy: Float[np.ndarray, "*spatial"] | None = None
     removals: tuple[Removal, ...] = ()
     notes: tuple[str, ...] = ()
+
+    def save(self, path: Path) -> None:
+        """Write the label map with stored values; its suffix decides the file type.
+
+        Raises:
+            DataError: a file type that cannot hold it.
+        """
+        write_label_map(path, self.stored, self.geometry)
 
 
 @final

@@ -169,8 +169,8 @@ def _unpickle(path: Path) -> object:
         with warnings.catch_warnings(action="ignore"):  # about pickle protocols: the caller cannot act on it
             content: object = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        found = re.search(r"Unsupported (?:global|class|operand)[^\n]*|GLOBAL [^\n]*", str(error))
-        reason = found.group(0).strip(" .") if found else "not a pickle of tensors"
+        found = re.search(r"GLOBAL ([\w.]+)", str(error))
+        reason = f"it asks for {found.group(1)}" if found else "not a pickle of tensors"
         raise DataError(
             f"{path}: refused, because it holds more than tensors or is damaged ({reason}); none of it was "
             "run; ask its maker for a safetensors file",

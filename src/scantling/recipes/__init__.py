@@ -27,7 +27,7 @@ def build_recipe(name: str, settings: Mapping[str, Any], plan: Plan, generator: 
     if name not in RECIPES:
         raise ConfigError(f"recipe {name!r}: not a recipe{nearest(name, RECIPES)}", code="E-CFG-20")
     recipe = RECIPES[name]
-    config = recipe.Config.parse(settings, where=f"recipe {name}")
+    config = recipe.config_type.parse(settings, where=f"recipe {name}")
     return recipe(config, plan, generator)
 
 

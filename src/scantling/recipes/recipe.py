@@ -21,7 +21,7 @@ from scantling.views.view import ViewBatch
 class Recipe(nn.Module, ABC):
     """A method: a module whose parameters are trained and whose `state_dict` is all that must survive a restart."""
 
-    Config: ClassVar[type[Config]]
+    config_type: ClassVar[type[Config]]
     uses_unlabelled: ClassVar[bool] = False
 
     @abstractmethod

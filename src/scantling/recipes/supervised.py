@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from scantling.config import Config
 from scantling.data.plan import Plan
-from scantling.losses.segmentation import dice_and_cross_entropy
+from scantling.losses.segmentation import deep_supervision, dice_and_cross_entropy
 from scantling.networks import build_network
 from scantling.recipes.recipe import Recipe
 from scantling.views.maker import ViewConfig
@@ -32,7 +32,7 @@ class Supervised(Recipe):
     were not looked for are left out of both terms.
     """
 
-    Config: ClassVar[type[SupervisedConfig]] = SupervisedConfig
+    config_type: ClassVar[type[SupervisedConfig]] = SupervisedConfig
 
     def __init__(self, config: SupervisedConfig, plan: Plan, generator: torch.Generator) -> None:
         super().__init__(config, plan, generator)
@@ -50,8 +50,8 @@ class Supervised(Recipe):
 
     def losses(self, batch: ViewBatch, rng: torch.Generator) -> dict[str, Tensor]:
         logits = self.network(batch.images[:, 0])
-        dice, cross_entropy = dice_and_cross_entropy(
-            logits, batch.label_maps[:, 0], batch.weights[:, 0], batch.annotated
+        dice, cross_entropy = deep_supervision(
+            dice_and_cross_entropy, logits, batch.label_maps[:, 0], batch.weights[:, 0], batch.annotated
         )
         return {
             "dice": self.config.dice_weight * dice,

@@ -30,7 +30,7 @@ class AveragedCopy:
         """Move towards `source` by one step."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         self.updates += 1
-        mine = list(self.module.parameters())
+        mine: list[Tensor] = list(self.module.parameters())
         torch._foreach_lerp_(mine, [p.detach() for p in source.parameters()], 1 - decay)
         for own, other in zip(self.module.buffers(), source.buffers(), strict=True):
             own.copy_(other)

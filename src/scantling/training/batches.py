@@ -39,6 +39,6 @@ def batches(samples: StepSamples, *, start: int, workers: int) -> Iterator[list[
     if workers == 0:
         return (samples[step] for step in steps)
     loader: DataLoader[list[Sample]] = DataLoader(
-        samples, batch_size=None, sampler=steps, num_workers=workers, prefetch_factor=2, timeout=600  # type: ignore[arg-type]
+        samples, batch_size=None, sampler=steps, num_workers=workers, prefetch_factor=2, timeout=600
     )
     return iter(loader)

@@ -265,7 +265,8 @@ class Loop:
                 with autocast(self.device, self.precision):
                     terms = recipe.losses(batch, torch_generator(self.seed, "recipe", step, index))
                 share = len(chunk) / len(samples)
-                self.scaler.scale(torch.stack(list(terms.values())).sum() * share).backward()
+                loss = self.scaler.scale(torch.stack(list(terms.values())).sum() * share)
+                torch.autograd.backward(loss)
                 for name, term in terms.items():
                     totals[name] = totals.get(name, torch.zeros((), device=self.device)) + term.detach() * share
         return {name: float(value) for name, value in totals.items()}

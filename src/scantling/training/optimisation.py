@@ -55,7 +55,7 @@ def learning_rate(progress: float, config: OptimisationConfig) -> float:
     if config.schedule == "cosine":
         return config.learning_rate * 0.5 * (1 + math.cos(math.pi * rest))
     if config.schedule == "poly":
-        return config.learning_rate * (1 - rest) ** config.poly_power
+        return config.learning_rate * math.pow(1 - rest, config.poly_power)
     return config.learning_rate
 
 

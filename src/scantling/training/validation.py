@@ -57,4 +57,5 @@ def overlap_counts(
     pairs = predicted[known].astype(np.int64) * n_classes + reference[known]
     confusion = np.bincount(pairs, minlength=n_classes**2).reshape(n_classes, n_classes).astype(np.float64)
     counts = np.stack([np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)])
-    return counts * annotated
+    kept: np.ndarray = counts * annotated
+    return kept

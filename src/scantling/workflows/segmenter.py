@@ -83,7 +83,7 @@ class Segmenter:
         """Predict a folder of images into `out` and score it."""
         run = self._fitted()
         verbs.predict(run.path, images, out, device=self.device)
-        return verbs.evaluate(out, reference)  # type: ignore[return-value]
+        return verbs.score(out, reference)
 
     def _fitted(self) -> RunResult:
         if self.run_ is None:

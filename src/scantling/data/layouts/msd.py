@@ -51,9 +51,16 @@ def read(folder: Path) -> Manifest:
     patient, said = subjects(case.case_id for case in cases)
     grouped = tuple(_of_patient(case, patient[case.case_id]) for case in cases)
     return Manifest(
-        root=folder, name=str(content.get("name") or folder.resolve().name), layout="msd", classes=classes,
-        cases=grouped, channels=channels, modality=dataset_json.modality_of(channels), problems=tuple(problems), notes=said,
-    )  # fmt: skip
+        root=folder,
+        name=str(content.get("name") or folder.resolve().name),
+        layout="msd",
+        classes=classes,
+        cases=grouped,
+        channels=channels,
+        modality=dataset_json.modality_of(channels),
+        problems=tuple(problems),
+        notes=said,
+    )
 
 
 def _classes(content: Mapping[str, Any], folder: Path) -> ClassTable:

@@ -93,10 +93,16 @@ def assemble(
         for case, paths in whole.items()
     )  # fmt: skip
     return Manifest(
-        root=folder, name=settings.name or folder.resolve().name, layout=layout, classes=found.classes, cases=cases,
-        channels=settings.channels or tuple(names), modality=settings.modality,
-        problems=(*problems, *incomplete, *found.problems), notes=(*notes, *said, *found.notes),
-    )  # fmt: skip
+        root=folder,
+        name=settings.name or folder.resolve().name,
+        layout=layout,
+        classes=found.classes,
+        cases=cases,
+        channels=settings.channels or tuple(names),
+        modality=settings.modality,
+        problems=(*problems, *incomplete, *found.problems),
+        notes=(*notes, *said, *found.notes),
+    )
 
 
 def _subfolder(folder: Path, names: tuple[str, ...]) -> Path | None:
@@ -122,7 +128,5 @@ def _orphan(path: Path) -> Problem:
 
 def _incomplete(case: str, paths: dict[str, Path], names: list[str]) -> Problem:
     missing = ", ".join(name for name in names if name not in paths)
-    return Problem(
-        case_id=case, severity="error", code="E-LAY-10",
-        message=f"case {case}: channel {missing} is missing; every case needs all of {', '.join(names)}; it is left out",
-    )  # fmt: skip
+    said = f"channel {missing} is missing; every case needs {', '.join(names)}; it is left out"
+    return Problem(case_id=case, severity="error", code="E-LAY-10", message=f"case {case}: {said}")

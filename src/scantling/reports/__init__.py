@@ -1,0 +1,1 @@
+"""Run folders, tables and figures as one self-contained page."""

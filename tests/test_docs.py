@@ -1,0 +1,63 @@
+"""The documentation is run: Python blocks of a page one after the other, `$ scantling` lines through the command line.
+
+Pages see a folder `my_folder` (phantom radiographs) and run in a folder of their own. Budgets are cut: `--time
+20m` becomes `--steps 2`, so a command is checked from its flags to its output, not for its score.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from scantling.cli.main import app
+from scantling.data.catalog.phantom import write_chest_phantom
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+BLOCK = re.compile(r"^```(python|console)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)(?:#[^)]*)?\)")
+
+
+@pytest.fixture(scope="session")
+def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("docs") / "my_folder"
+    write_chest_phantom(folder, n_labelled=6, n_unlabelled=2, n_test=3, seed=1, size=64)
+    return folder
+
+
+def short(command: str) -> str:
+    return re.sub(r"--(time|steps) \S+", "--steps 2", command)
+
+
+def run_console(text: str) -> None:
+    for line in text.splitlines():
+        if line.startswith("$ scantling "):
+            words = shlex.split(short(line.removeprefix("$ scantling ")), comments=True)
+            result = CliRunner().invoke(app, words)
+            assert result.exit_code == 0, f"{line}\n{result.output}\n{result.exception!r}"
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if BLOCK.search(p.read_text(encoding="utf-8"))], ids=lambda p: p.stem)
+def test_every_code_block_of_the_page_runs(
+    page: Path, phantom: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_folder").symlink_to(phantom, target_is_directory=True)
+    names: dict[str, object] = {"__name__": "page"}
+    for language, text in BLOCK.findall(page.read_text(encoding="utf-8")):
+        if language == "python":
+            code = re.sub(r"time=(\"[^\"]*\"|\d+)", "steps=2", text)
+            exec(compile(code, str(page), "exec"), names)  # noqa: S102 - our own pages
+        else:
+            run_console(text)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
+def test_every_link_to_a_file_of_ours_leads_somewhere(page: Path) -> None:
+    targets = [t for t in LINK.findall(page.read_text(encoding="utf-8")) if "://" not in t]
+    broken = [t for t in targets if not (page.parent / t).exists()]
+    assert not broken, broken
