@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import scantling
+from scantling.workflows.result import RunResult
 
 ROOT = Path(__file__).parents[2]
 DATA = Path(os.environ.get("SCANTLING_DATA", ROOT.parent / "shared" / "data"))
@@ -28,20 +29,40 @@ RUNS: dict[str, dict[str, Any]] = {
         "train_on": ["site=shenzhen"], "test_on": ["site=wingspan"],
     },
 }  # fmt: skip
+TITLES = {
+    "hippocampus": "hippocampus, 3D MRI",
+    "hippocampus-4": "hippocampus, 4 labelled volumes",
+    "acdc": "ACDC, cine MRI, 2D plan",
+    "cxr": "chest radiographs, Shenzhen to Wingspan",
+}
+BEGIN, END = "<!-- table:main_road -->", "<!-- /table -->"
 
 
-def row(name: str, result: scantling.workflows.result.RunResult) -> dict[str, Any]:
+def row(name: str, result: RunResult) -> dict[str, Any]:
     """One line of the table."""
-    status, scores = result.status, result.evaluation.headline()
-    environment = status["environment"]
+    if result.evaluation is None:
+        raise SystemExit(f"{name}: nothing was held out, so there is nothing to write down")
+    status, evaluation = result.status, result.evaluation
+    environment, mean = status["environment"], evaluation.find()
+    hd95 = evaluation.find(metric="hd95_mm")
     return {
-        "run": name, "scantling": scantling.__version__, **{f"n_{k}": v for k, v in status["counts"].items()},
-        "seed": status["seed"], "time": RUNS[name]["time"], "steps": status["steps"],
-        "training_seconds": status["training_seconds"], "seconds": status["seconds"],
-        **{k: v for k, v in scores.items() if not isinstance(v, dict)},
+        "run": name,
+        "version": scantling.__version__,
+        "date": status["finished"][:10],
+        **{f"n_{k}": v for k, v in status["counts"].items()},
+        "seed": status["seed"],
+        "budget": RUNS[name]["time"],
+        "steps": status["steps"],
+        "dice": f"{mean.mean:.4f}",
+        "dice_low": f"{mean.low:.4f}",
+        "dice_high": f"{mean.high:.4f}",
+        "failed": f"{mean.failed} of {mean.n}",
+        "dice_per_class": "; ".join(f"{c} {evaluation.find(c).mean:.3f}" for c in evaluation.classes),
+        "hd95_mm": f"{hd95.mean:.2f}",
+        "selection": "best inner-validation Dice" if status["counts"]["validation"] else "last averaged weights",
         "machine": f"{environment['cores']} cores, {environment['memory_gib']} GiB, {status['device']}, "
-        f"{status['precision']}, torch {environment['versions']['torch']}",
-    }  # fmt: skip
+        f"{status['precision'].removeprefix('torch.')}, torch {environment['versions']['torch']}",
+    }
 
 
 def append(line: dict[str, Any]) -> None:
@@ -55,13 +76,40 @@ def append(line: dict[str, Any]) -> None:
         writer.writerow(line)
 
 
+def table() -> str:
+    """The rows as Markdown: the newest of each run."""
+    with RESULTS.open(newline="", encoding="utf-8") as stream:
+        newest = {line["run"]: line for line in csv.DictReader(stream)}
+    head = "| data | trained on | held out | mean Dice (95 % interval) | failed | per class | budget | checkpoint |"
+    lines = [head, "|" + " --- |" * 8]
+    lines += [
+        f"| {TITLES[name]} | {r['n_train']} | {r['n_held_out']} | **{float(r['dice']):.3f}** ({float(r['dice_low']):.3f} to "
+        f"{float(r['dice_high']):.3f}) | {r['failed']} | {r['dice_per_class']} | {r['budget']} | {r['selection']} |"
+        for name, r in newest.items()
+    ]
+    machines = sorted({r["machine"] for r in newest.values()})
+    seeds = sorted({r["seed"] for r in newest.values()})
+    note = f"Default plan, one run each, seed {', '.join(seeds)}, on {'; '.join(machines)}. Intervals: bootstrap over patients."
+    return "\n".join([*lines, "", note])
+
+
+def write_table() -> None:
+    """Put the table between its marks in the README."""
+    readme = ROOT / "README.md"
+    before, _, rest = readme.read_text(encoding="utf-8").partition(BEGIN)
+    _, _, after = rest.partition(END)
+    readme.write_text(f"{before}{BEGIN}\n{table()}\n{END}{after}", encoding="utf-8")
+
+
 def main(names: list[str]) -> None:
-    """Run the named rows, all of them without names."""
-    for name in names or list(RUNS):
+    """Run the named rows, all of them without names; `table` only writes the README's table again."""
+    for name in [] if names == ["table"] else names or list(RUNS):
         options = dict(RUNS[name])
-        result = scantling.train(DATA / options.pop("data"), ROOT / "runs" / name, overwrite=True, quiet=False, **options)
+        out = ROOT / "runs" / name
+        result = scantling.train(DATA / options.pop("data"), out, overwrite=True, quiet=False, **options)
         append(row(name, result))
         print(name, result.text())
+    write_table()
 
 
 if __name__ == "__main__":

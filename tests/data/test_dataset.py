@@ -11,12 +11,13 @@ import torch
 
 from data.prepared_cases import picture_plan_of, picture_set, plan_of, volume_set, write_volume
 from scantling.data.case import Annotation
-from scantling.data.dataset import KeyedSampler, PatchDataset, patch_loader
+from scantling.data.dataset import PatchDataset
 from scantling.data.image_io import read_label
 from scantling.data.plan import IntensityPlan
 from scantling.data.store import Store
 from scantling.errors import DataError
 from scantling.shapes import IGNORE
+from scantling.training.batches import StepSamples, batches
 
 
 def prepared_volumes(tmp_path, **settings):
@@ -53,22 +54,14 @@ def test_a_sample_depends_on_seed_epoch_and_position_and_on_nothing_else(tmp_pat
 
 
 @pytest.mark.parametrize("start", [0, 5])
-def test_two_workers_give_the_batches_of_none_in_every_epoch(tmp_path, start):
+def test_two_workers_give_the_samples_of_none_across_epochs(tmp_path, start):
     prepared, plan = prepared_volumes(tmp_path)
-    dataset = PatchDataset(prepared, plan, seed=0, samples_per_epoch=13)
-    here, there = KeyedSampler(dataset, start=start), KeyedSampler(dataset, start=start)
-    with_workers = patch_loader(dataset, there, batch_size=4, workers=2)
-    without = patch_loader(dataset, here, batch_size=4)
-    for epoch in (0, 1):
-        here.epoch = there.epoch = epoch
-        first, second = list(without), list(with_workers)
-        assert [len(batch) for batch in first] == [len(batch) for batch in second]
-        assert sum(len(batch) for batch in first) == 13 - start == len(here)
-        for a, b in zip(
-            [s for batch in first for s in batch], [s for batch in second for s in batch], strict=True
-        ):
-            assert equal(a, b)
-        assert first[0][0].key == (epoch, start)
+    steps = StepSamples(PatchDataset(prepared, plan, seed=0, samples_per_epoch=12), 4, steps_per_epoch=3)
+    here, there = (batches(steps, start=start, workers=workers) for workers in (0, 2))
+    for step in range(start, start + 5):
+        first, second = next(here), next(there)
+        assert all(equal(a, b) for a, b in zip(first, second, strict=True))
+        assert first[0].key == (step // 3, 4 * (step % 3))
 
 
 def test_each_round_through_the_cases_draws_every_case_once_in_changing_order(tmp_path):

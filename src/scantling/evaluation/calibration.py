@@ -82,7 +82,7 @@ def class_reliability(
 def brier_score(
     probs: Float[np.ndarray, "klass *spatial"], reference: Integer[np.ndarray, "*spatial"]
 ) -> float:
-    """The mean over pixels of the summed squared error of all class probabilities, in [0, 2]; NaN without pixels.
+    """The mean over pixels of the squared errors summed over classes, in [0, 2]; NaN without pixels.
 
     Source: Brier 1950, "Verification of forecasts expressed in terms of probability", Eq. 2.
     """

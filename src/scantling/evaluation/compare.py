@@ -87,9 +87,8 @@ class Comparison:
     def text(self) -> str:
         """A table of the main metrics on the raw predictions, one line a class and metric."""
         table = [["class", "metric", "first", "second", "difference", "p", "wins:losses", "failed", "cases"]]
-        for result in self.results:
-            if result.metric in _TEXT_METRICS and result.post == "raw":
-                table.append(_line(result))
+        shown = (r for r in self.results if r.metric in _TEXT_METRICS and r.post == "raw")
+        table.extend(map(_line, shown))
         lines = [
             *aligned(table),
             "p: Wilcoxon signed-rank over patients, two-sided, not corrected for several tests",
@@ -114,8 +113,7 @@ def compare_evaluations(
     if measured[0] != measured[1]:
         raise DataError(
             f"comparison: the first was measured with (convention, average, tolerance in mm) {measured[0]}, "
-            f"the second "
-            f"with {measured[1]}; evaluate both alike",
+            f"the second with {measured[1]}; evaluate both alike",
             code="E-EVL-12",
         )
     first_rows, second_rows = _by_column(first.rows), _by_column(second.rows)
@@ -170,9 +168,9 @@ def _compare_column(
 ) -> PairedResult:
     column = pairs[0][0]
     values = np.array([[one.value, other.value] for one, other in pairs], dtype=np.float64)
-    paired = np.isfinite(values).all(axis=1)
+    paired: Bool[np.ndarray, "case"] = np.asarray(np.isfinite(values).all(axis=1))
     one, other = values[paired, 0], values[paired, 1]
-    owners = [patient for patient, is_paired in zip(patients, paired, strict=True) if is_paired]
+    owners = [patient for patient, is_paired in zip(patients, paired.tolist(), strict=True) if is_paired]
     differences = one - other
     interval = bootstrap_mean(differences, owners, rng, resamples=resamples, level=level)
     better, worse = _better(one, other, METRICS[column.metric].better)

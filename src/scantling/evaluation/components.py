@@ -1,9 +1,9 @@
-"""Connected pieces of a segmentation: keeping only the largest of each class, as an explicit, reported step."""
+"""Connected pieces of a mask."""
 
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Bool, Integer
+from jaxtyping import Bool
 from scipy import ndimage
 
 
@@ -18,16 +18,3 @@ def largest_component(mask: Bool[np.ndarray, "*spatial"]) -> Bool[np.ndarray, "*
     sizes = np.bincount(pieces.ravel())
     sizes[0] = 0
     return np.asarray(pieces == sizes.argmax())
-
-
-def keep_largest_components(
-    label_map: Integer[np.ndarray, "*spatial"], n_classes: int
-) -> Integer[np.ndarray, "*spatial"]:
-    """A label map in which each foreground class keeps its largest piece; the other pieces become background."""
-    result = label_map.copy()
-    boxes = ndimage.find_objects(np.maximum(label_map, 0), max_label=n_classes - 1)
-    for klass, box in enumerate(boxes, start=1):
-        if box is not None:
-            mask = label_map[box] == klass
-            result[box][mask & ~largest_component(mask)] = 0
-    return result

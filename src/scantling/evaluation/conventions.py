@@ -9,10 +9,10 @@
 | missing_file, unreadable, grid_mismatch | cannot be used | - | 0 | 0 | 0 | NaN | failed |
 | not_annotated | - | class not looked for | NaN | NaN | NaN | NaN | in no mean and not in n |
 
-A mean is over the values that are not NaN. It always comes with "failed k of n", because a tool that misses half
-of the structures has fine distances on the other half. `hd95_with_failures_mm` puts the longest distance the
-image has room for in place of a failure's HD95, so that its mean cannot hide them. Size differences are NaN
-where both are empty or the prediction cannot be used.
+A mean is over the values that are not NaN. It always comes with "failed k of n", because a tool that misses
+half of the structures has fine distances on the other half. `hd95_with_failures_mm` puts the longest
+distance the image has room for in place of a failure's HD95, so that its mean cannot hide them. Size
+differences are NaN where both are empty or the prediction cannot be used.
 
 Pixels the reference labels IGNORE count nowhere and belong to neither surface. A prediction's value that no
 class names counts as background and is noted.

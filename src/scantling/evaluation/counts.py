@@ -1,4 +1,4 @@
-"""One pass over a prediction and its reference: where anything is, and how often each pair of classes meets."""
+"""How often each pair of classes meets, and where each class lies, in one pass over two label maps."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ class Confusion:
     @property
     def true_positive(self) -> Int64[np.ndarray, "klass"]:
         """Pixels of each class in both."""
-        return np.diagonal(self.counts).copy()
+        return np.asarray(np.diagonal(self.counts))
 
     @property
     def false_positive(self) -> Int64[np.ndarray, "klass"]:
         """Pixels of each class in the prediction only."""
-        return self.counts.sum(axis=0) - self.true_positive
+        return np.asarray(self.counts.sum(axis=0) - self.true_positive)
 
     @property
     def false_negative(self) -> Int64[np.ndarray, "klass"]:
         """Pixels of each class in the reference only."""
-        return self.counts.sum(axis=1) - self.true_positive
+        return np.asarray(self.counts.sum(axis=1) - self.true_positive)
 
 
 def confusion(
@@ -100,7 +100,7 @@ def foreground_box(
 def _pair_codes(
     prediction: Integer[np.ndarray, "*spatial"], reference: Integer[np.ndarray, "*spatial"], n_classes: int
 ) -> Integer[np.ndarray, "*spatial"]:
-    """(reference + 1) * n_classes + prediction, so that the first `n_classes` codes are the ignored pixels."""
+    """(reference + 1) * n_classes + prediction: the first `n_classes` codes are the ignored pixels."""
     n_codes = (n_classes + 1) * n_classes
     dtype = np.uint8 if n_codes <= 256 else np.uint16 if n_codes <= 65536 else np.int64
     codes = np.empty(reference.shape, dtype=dtype)
@@ -113,7 +113,7 @@ def _pair_codes(
 
 
 def _slabs(array: Integer[np.ndarray, "*spatial"]) -> Integer[np.ndarray, "..."]:
-    """What to loop over so that each step's work stays in the processor's cache: slices, or a whole picture."""
+    """What to loop over so that a step's work stays in the processor's cache: slices, or a picture."""
     return array if array.ndim > 2 else array[None]
 
 
@@ -121,9 +121,8 @@ def _require_classes(label_map: Integer[np.ndarray, "*spatial"], n_classes: int,
     lowest, highest = int(label_map.min()), int(label_map.max())
     if lowest < IGNORE or highest >= n_classes:
         raise DataError(
-            f"{what}: holds class {lowest if lowest < IGNORE else highest}, but classes are "
-            f"0..{n_classes - 1} "
-            f"and {IGNORE} for unknown; map stored values to class indices first (ClassTable.to_index)",
+            f"{what}: holds class {lowest if lowest < IGNORE else highest}; wanted 0 to {n_classes - 1}, or "
+            f"{IGNORE} for unknown, so map stored values to class indices first (ClassTable.to_index)",
             code="E-EVL-01",
         )
 

@@ -47,7 +47,8 @@ def size_difference(false_positive: ArrayLike, false_negative: ArrayLike, pixel_
     Args:
         pixel_size: of one pixel, in the unit wanted: mm2 in 2D; ml (mm3 / 1000) in 3D.
     """
-    return (np.asarray(false_positive, dtype=np.float64) - np.asarray(false_negative)) * pixel_size
+    excess = np.asarray(false_positive, dtype=np.float64) - np.asarray(false_negative)
+    return np.asarray(excess * pixel_size)
 
 
 def relative_size_error(
@@ -61,4 +62,5 @@ def relative_size_error(
 def _ratio(numerator: ArrayLike, denominator: ArrayLike) -> Ratio:
     above = np.asarray(numerator, dtype=np.float64)
     below = np.asarray(denominator, dtype=np.float64)
-    return np.divide(above, below, out=np.full(np.broadcast(above, below).shape, np.nan), where=below != 0)
+    undefined = np.full(np.broadcast(above, below).shape, np.nan)
+    return np.asarray(np.divide(above, below, out=undefined, where=below != 0))

@@ -84,8 +84,7 @@ def score_pair(
         raise GeometryError(
             f"{f'case {case}: ' if case else ''}prediction is {_size(prediction.shape)}, its reference "
             f"{_size(reference.shape)}, spacing has {len(spacing_mm)} axes; they must share one grid "
-            f"(resample the "
-            "prediction with nearest-neighbour interpolation)",
+            f"(resample the prediction with nearest-neighbour interpolation)",
             code="E-GEO-10",
         )
     looked_for = {classes.index(name) for name in (classes.foreground if annotated is None else annotated)}

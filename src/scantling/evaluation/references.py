@@ -72,8 +72,7 @@ def find_references(
     if absent:
         raise DataError(
             f"case {absent[0]}: has no reference{nearest(absent[0], by_id)} ({len(absent)} of {len(wanted)} "
-            f"cases "
-            "have none); name only cases with a reference",
+            f"cases have none); name only cases with a reference",
             code="E-EVL-03",
         )
     return References(
@@ -105,8 +104,7 @@ def find_predictions(folder: Path, case_ids: Sequence[str]) -> tuple[dict[str, P
         if len(candidates) > 1:
             raise DataError(
                 f"{folder}: {' and '.join(path.name for path in candidates)} could both be the prediction of "
-                f"case "
-                f"{case_id}; keep one of them",
+                f"case {case_id}; keep one of them",
                 code="E-EVL-05",
             )
         if candidates:
@@ -119,8 +117,7 @@ def find_predictions(folder: Path, case_ids: Sequence[str]) -> tuple[dict[str, P
         )
         raise DataError(
             f"{folder}: no prediction for any of the {len(case_ids)} cases ({there}); a prediction is named "
-            f"after its "
-            f"case, as {case_ids[0]}.nii.gz",
+            f"after its case, as {case_ids[0]}.nii.gz",
             code="E-EVL-04",
         )
     extra = sorted(path.name for path in set(files.values()) - set(found.values()))
@@ -189,7 +186,7 @@ def _attributes(case: Case) -> dict[str, str]:
 
 def _nothing(reference: Manifest | Path, label_kinds: Sequence[LabelKind]) -> str:
     if isinstance(reference, Path):
-        return f"{reference}: holds no label map that can be read; wanted one file a case, named as its prediction"
+        return f"{reference}: holds no readable label map; wanted one file a case, named as its prediction"
     kinds = sorted({annotation.kind for case in reference.cases for annotation in case.annotations})
     return (
         f"{reference.root}: no case has a reference of kind {' or '.join(label_kinds)}; its annotations are "

@@ -6,7 +6,7 @@ import csv
 import io
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, get_args
 
@@ -63,7 +63,7 @@ class Evaluation:
         }
 
     def headline(self) -> dict[str, Any]:
-        """The few figures to quote: mean foreground Dice with interval, n and failures, and each class's Dice."""
+        """The few figures to quote: mean foreground Dice, its interval, n, failures; each class's Dice."""
         if not self.rows:
             return {"cases": 0, "not scored": len(self.missing)}
         mean = self.find()
@@ -116,6 +116,7 @@ class Evaluation:
             "settings": asdict(self.settings),
             "classes": list(self.classes),
             "patients": dict(self.patients),
+            "rows": len(self.rows),
             "missing": list(self.missing),
             "problems": [asdict(problem) for problem in self.problems],
             "notes": list(self.notes),
@@ -150,15 +151,14 @@ class Evaluation:
             if content["schema_version"] > SCHEMA_VERSION:
                 raise IntegrityError(
                     f"{json_path}: written by a newer version (schema {content['schema_version']}, this one "
-                    f"reads "
-                    f"{SCHEMA_VERSION}); update scantling",
+                    f"reads {SCHEMA_VERSION}); update scantling",
                     code="E-EVL-08",
                 )
             return cls(
                 settings=Settings(**content["settings"]),
                 classes=tuple(content["classes"]),
                 patients=content["patients"],
-                rows=_read_rows(csv_path),
+                rows=_read_rows(csv_path, content["rows"]),
                 summary=tuple(map(_read_summary, content["summary"])),
                 subgroups=tuple(map(_read_summary, content["subgroups"])),
                 missing=tuple(content["missing"]),
@@ -206,11 +206,11 @@ def _plain_summary(summary: Summary) -> dict[str, Any]:
 
 
 def _read_summary(values: Mapping[str, Any]) -> Summary:
-    floats = {field.name for field in fields(Summary) if field.type == "float"}
-    return Summary(**{k: math.nan if k in floats and v is None else v for k, v in values.items()})
+    known: dict[str, Any] = {k: math.nan if v is None else v for k, v in values.items()}  # only NaN is None
+    return Summary(**known)
 
 
-def _read_rows(path: Path) -> tuple[Row, ...]:
+def _read_rows(path: Path, n_rows: int) -> tuple[Row, ...]:
     rows = []
     with path.open(encoding="utf-8", newline="") as stream:
         for line, entry in enumerate(csv.DictReader(stream), start=2):
@@ -226,6 +226,10 @@ def _read_rows(path: Path) -> tuple[Row, ...]:
                     f"{path}: line {line} is not a row of scores ({error!r}); evaluate again", code="E-EVL-08"
                 ) from None
             rows.append(row)
+    if len(rows) != n_rows:
+        raise IntegrityError(
+            f"{path}: holds {len(rows)} rows, {n_rows} were written; evaluate again", code="E-EVL-08"
+        )
     return tuple(rows)
 
 

@@ -1,4 +1,4 @@
-"""The table of scores: one row a case, class and metric, with the status that says what its value is worth."""
+"""The table of scores: a row for each case, class and metric, and what its value is worth."""
 
 from __future__ import annotations
 

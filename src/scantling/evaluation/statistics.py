@@ -20,7 +20,7 @@ Columns = Float64[np.ndarray, "column"]
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
-    """A mean and the bootstrap interval around it; the bounds are NaN where fewer than two patients have a value."""
+    """A mean and its bootstrap interval; the bounds are NaN where fewer than two patients have a value."""
 
     mean: float
     low: float
@@ -39,7 +39,7 @@ def bootstrap_mean(
 
     NaN values take no part.
 
-    Source: Davison & Hinkley 1997, "Bootstrap methods and their application", Sec. 3.8 (clusters drawn whole).
+    Source: Davison & Hinkley 1997, "Bootstrap methods and their application", Sec. 3.8.
     """
     low, high = bootstrap_intervals(values[:, None], patients, rng, resamples=resamples, level=level)
     mean = float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")

@@ -4,7 +4,7 @@ Conventions, by the tool that made each known:
 
 - `monai` (the default, ours): the surface is the mask without its erosion by the 6 face neighbours (4 in 2D),
   so voxels at the image border are surface. HD95 is the larger of the two directed 95th percentiles.
-- `medpy`: the same surface; HD95 is the 95th percentile of both directions pooled, which is never larger.
+- `medpy`: the same surface; HD95 is the 95th percentile of both directions pooled, which is seldom larger.
 - `deepmind`: the surface runs between voxels and each piece of it weighs its area, so thick slices do not
   count pixels of different size alike. HD95 is the larger of the two directed area-weighted percentiles.
 
@@ -55,7 +55,7 @@ def surface_distances(
     *,
     convention: Convention = "monai",
 ) -> SurfaceDistances:
-    """The distances between the surfaces of two masks on one grid; crop both to one box first to save time."""
+    """The distances between the surfaces of two masks on one grid; crop both to one box to save time."""
     if convention == "deepmind":
         table = area_table(spacing_mm)
         prediction_area, reference_area = table[cell_codes(prediction)], table[cell_codes(reference)]
@@ -88,7 +88,7 @@ def surface_mask(mask: Bool[np.ndarray, "*spatial"]) -> Bool[np.ndarray, "*spati
         inner[1:] &= beside[:-1]
         inner[:-1] &= beside[1:]
         inner[0] = inner[-1] = False
-    return mask & ~interior
+    return np.asarray(mask & ~interior)
 
 
 def hausdorff_distance(distances: SurfaceDistances, *, percentile: float = 95) -> float:
@@ -113,7 +113,7 @@ def average_surface_distance(distances: SurfaceDistances, *, average: Average = 
     """The mean distance in mm between the surfaces; NaN where a mask is empty.
 
     Args:
-        average: "pooled" takes one mean over the elements of both surfaces, so the larger surface weighs more;
+        average: "pooled" takes one mean over both surfaces, so that the larger one weighs more;
             "directed" takes the mean of the two directed means.
     """
     if not distances.defined:

@@ -1,4 +1,4 @@
-"""The area of the surface that passes between eight neighbouring voxels (2D: the contour between four pixels).
+"""The area of the surface between eight neighbouring voxels (2D: of the contour between four pixels).
 
 Each cell spans 2 x 2 x 2 voxel centres, of which some are inside the mask. The surface cuts every edge
 between an inside and an outside corner in the middle. On each face the cuts are joined so that the corners of
@@ -36,7 +36,7 @@ def cell_codes(mask: Bool[np.ndarray, "*spatial"]) -> UInt8[np.ndarray, "*cells"
 
 
 def area_table(spacing_mm: tuple[float, ...]) -> Float64[np.ndarray, "code"]:
-    """Surface area in mm2 (2D: contour length in mm) of a cell by its code; 0 for all inside and all outside."""
+    """Surface area in mm2 (2D: contour length in mm) of a cell by its code; 0 without a surface."""
     return _contour_table(spacing_mm) if len(spacing_mm) == 2 else _surface_table(spacing_mm)
 
 
@@ -48,7 +48,7 @@ def _surface_table(spacing_mm: tuple[float, ...]) -> Float64[np.ndarray, "code"]
 
 
 def _contour_table(spacing_mm: tuple[float, ...]) -> Float64[np.ndarray, "code"]:
-    """Two cut edges make one straight piece; two corners across from each other are cut off by one piece each."""
+    """Two cut edges make one straight piece; two corners across from each other one piece each."""
     y, x = spacing_mm
     diagonal = float(np.hypot(y, x)) / 2
     table = np.zeros(16)

@@ -49,6 +49,7 @@ def line_chart(
     title: str,
     width: int = 640,
     height: int = 260,
+    x_limits: tuple[float, float] | None = None,
     y_limits: tuple[float, float] | None = None,
     logarithmic: bool = False,
 ) -> str:
@@ -70,7 +71,7 @@ def line_chart(
     if logarithmic and low <= 0:
         low, high = 0.1, 1.0
     y_ticks = decade_ticks(low, high) if logarithmic else nice_ticks(low, high)
-    x_ticks = nice_ticks(*finite_range(shown_x), about=7)
+    x_ticks = nice_ticks(*(x_limits or finite_range(shown_x)), about=7)
     left, right, bottom = label_width(y_ticks), 14, 44
     key, key_height = legend([(line.name, line.colour, line.dashed) for line in lines], left, width - right)
     top = 34 + key_height

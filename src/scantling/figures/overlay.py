@@ -103,7 +103,7 @@ def contact_sheet(
 def png_bytes(picture: UInt8[np.ndarray, "y x 3"]) -> bytes:
     """The picture as a PNG file; equal pictures give equal bytes."""
     stream = io.BytesIO()
-    Image.fromarray(picture).save(stream, format="PNG", optimize=True)
+    Image.fromarray(picture).save(stream, format="PNG")
     return stream.getvalue()
 
 

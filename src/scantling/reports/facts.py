@@ -6,7 +6,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from scantling.errors import IntegrityError
 from scantling.evaluation.results import Evaluation
@@ -15,7 +15,14 @@ from scantling.reports.pictures import INDEX, PICTURES, RELIABILITY
 from scantling.reports.privacy import without_paths
 from scantling.training.run_folder import RunFolder
 
-HASHED = ("config.toml", "plan.json", "splits.json", "data.lock.json", "metrics.csv", "model/model.safetensors")
+HASHED: Final = (
+    "config.toml",
+    "plan.json",
+    "splits.json",
+    "data.lock.json",
+    "metrics.csv",
+    "model/model.safetensors",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,12 +103,10 @@ def read_facts(path: Path, *, with_paths: bool = False) -> RunFacts:
 
 def _cleaned(facts: RunFacts, path: Path) -> RunFacts:
     """The facts without any path or file name of this machine."""
-    files = [
-        name
-        for case in facts.data_sheet.get("cases", ())
-        for name in (*case.get("images", ()), *(label.get("file", "") for label in case.get("labels", ())))
-    ]
-    roots = [str(facts.config.get("data", {}).get("path", "")), str(path.resolve()), str(path), str(Path.home())]
+    cases = facts.data_sheet.get("cases", ())
+    files = [name for case in cases for name in case.get("images", ())]
+    files += [label.get("file", "") for case in cases for label in case.get("labels", ())]
+    roots = [str(facts.config.get("data", {}).get("path", "")), str(path.resolve()), str(path)]
 
     def clean(value: Any) -> Any:
         return without_paths(value, roots=roots, files=files)

@@ -45,7 +45,7 @@ def table(
     rows: Iterable[Sequence[Child]],
     *,
     text_columns: Collection[int] = (0,),
-    caption: str | None = None,
+    class_: str = "",
 ) -> Markup:
     """A table whose columns are numbers, right-aligned, except for `text_columns`."""
 
@@ -55,8 +55,12 @@ def table(
 
     head = element("thead", cells("th", header))
     body = element("tbody", [cells("td", row) for row in rows])
-    title = element("caption", caption) if caption else None
-    return element("div", element("table", title, head, body), class_="scroll")
+    return element("div", element("table", head, body), class_=f"scroll {class_}".strip())
+
+
+def section(title: str, *children: Child) -> Markup:
+    """A section with its heading."""
+    return element("section", element("h2", title), *children)
 
 
 def definitions(pairs: Iterable[tuple[str, Child]]) -> Markup:

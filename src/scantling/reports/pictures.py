@@ -9,25 +9,24 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from jaxtyping import Integer, Shaped
+from jaxtyping import Integer
 
 from scantling.data.case import Case, ClassTable
-from scantling.data.image_io import ImageGeometry, label_file_name, read_image, read_label, scalar_file_name
+from scantling.data.image_io import ImageGeometry, label_file_name, read_image, read_label
 from scantling.data.layouts import open_dataset
 from scantling.data.manifest import Manifest
 from scantling.data.plan import Plan
 from scantling.errors import DataError, IntegrityError
-from scantling.evaluation.calibration import N_BINS, top_label_reliability
 from scantling.evaluation.results import Evaluation
+from scantling.figures.hanging import oriented_slices
 from scantling.figures.overlay import draw_overlay, grey_to_rgb, png_bytes, worst_slice
 from scantling.files import read_json, write_atomic, write_json
+from scantling.reports.reliability import measured_reliability
 from scantling.reports.scores import CaseScore, case_scores
 
 PICTURES: Final = "pictures"
 INDEX: Final = "index.json"
 RELIABILITY: Final = "reliability.json"
-_PROBABILITIES: Final = "probabilities"  # where predictions keep them
-_THICK: Final = 1.5  # slices this many times thicker than pixels are wide are looked at one by one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +58,8 @@ def draw_worst_cases(run: Path, *, n_worst: int = 6, height_px: int = 420) -> li
     paths = []
     try:
         manifest = _open(run)
-        write_json(run / PICTURES / RELIABILITY, _reliability(run, manifest, plan, classes, list(evaluation.patients)))
+        found = measured_reliability(run, manifest, plan, classes, list(evaluation.patients))
+        write_json(run / PICTURES / RELIABILITY, found)
     except DataError as error:
         chosen, left_out = [], [{"case": s.case_id, "reason": error.message} for s, _ in chosen]
     for position, (score, role) in enumerate(chosen, start=1):
@@ -85,32 +85,10 @@ def draw_worst_cases(run: Path, *, n_worst: int = 6, height_px: int = 420) -> li
     return paths
 
 
-def oriented_slices(
-    array: Shaped[np.ndarray, "*stack z y x"], geometry: ImageGeometry
-) -> tuple[Shaped[np.ndarray, "*stack slice row column"], tuple[float, float]]:
-    """A volume as slices the way readers hang them, and the spacing of rows and columns in mm.
-
-    Slices are cut across the thickest axis, or axially where voxels are nearly cubes; rows run to the back or
-    to the feet, columns to the patient's left, or to the back in sagittal slices.
-    """
-    directions = geometry.world_from_index[:3, :3] / np.asarray(geometry.spacing_mm)[None, :]
-    world_axis = [int(axis) for axis in np.abs(directions).argmax(axis=0)]
-    spacing = np.asarray(geometry.spacing_mm)
-    thickest = int(spacing.argmax())
-    axial = world_axis.index(2) if 2 in world_axis else 0
-    across = thickest if spacing[thickest] > _THICK * np.delete(spacing, thickest).max() else axial
-    rows, columns = sorted((axis for axis in range(3) if axis != across), key=lambda axis: -world_axis[axis])
-    first = array.ndim - 3
-    moved = np.moveaxis(array, [first + across, first + rows, first + columns], [first, first + 1, first + 2])
-    for position, axis in ((-2, rows), (-1, columns)):
-        if directions[world_axis[axis], axis] > 0:  # towards right, front or head: turn it round
-            moved = np.flip(moved, axis=position)
-    return moved, (float(spacing[rows]), float(spacing[columns]))
-
-
 def _chosen(scores: Sequence[CaseScore], n_worst: int) -> list[tuple[CaseScore, str]]:
-    """The worst cases, and the median one where it is not among them."""
-    defined = [score for score in scores if np.isfinite(score.mean)]
+    """The worst cases with a usable prediction, and the median one where it is not among them."""
+    unusable = {"missing_file", "unreadable", "grid_mismatch"}
+    defined = [s for s in scores if np.isfinite(s.mean) and not unusable & set(s.status.values())]
     chosen = [(score, "worst") for score in defined[:n_worst]]
     middle = len(defined) // 2
     return [*chosen, (defined[middle], "median")] if middle >= n_worst else chosen
@@ -120,11 +98,11 @@ def _open(run: Path) -> Manifest:
     try:
         config = tomllib.loads((run / "config.toml").read_text(encoding="utf-8"))
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise IntegrityError(f"{run / 'config.toml'}: not readable as TOML ({error})", code="E-CHK-02") from None
+        raise IntegrityError(f"{run / 'config.toml'}: not valid TOML ({error})", code="E-CHK-02") from None
     data = config.get("data", {})
     root = Path(str(data.get("path", "")))
     if not root.is_dir():
-        raise DataError("the data set is no longer where the run found it, so no case can be drawn", code="E-RPT-01")
+        raise DataError("the data set is no longer where the run found it", code="E-RPT-01")
     return open_dataset(root, layout=data.get("layout"))
 
 
@@ -155,36 +133,10 @@ def _label_maps(
     if annotation is None:
         raise DataError("it has no reference in the data set any more", code="E-RPT-01")
     stored, _ = read_label(annotation.path)
-    predicted, _ = read_label(run / "predictions" / label_file_name(case.case_id, geometry))
+    path = run / "predictions" / label_file_name(case.case_id, geometry)
+    if not path.is_file():
+        raise DataError("it has no prediction", code="E-RPT-01")
+    predicted, _ = read_label(path)
     if not stored.shape == predicted.shape == geometry.shape:
         raise DataError("image, reference and prediction differ in size", code="E-RPT-02")
     return classes.to_index(predicted), classes.to_index(stored, ignore=annotation.ignore)
-
-
-def _reliability(
-    run: Path, manifest: Manifest, plan: Plan, classes: ClassTable, case_ids: Sequence[str]
-) -> dict[str, list[float]]:
-    """Predicted against observed frequency of the winning class over all cases with stored probabilities."""
-    sums = np.zeros((3, N_BINS))
-    folder = run / "predictions" / _PROBABILITIES
-    for case_id in case_ids if folder.is_dir() else ():
-        case = manifest.case(case_id)
-        annotation = case.annotation(plan.label_kinds)
-        image = read_image(case.images[0])
-        path = folder / scalar_file_name(case_id, image.geometry)
-        if annotation is None or annotation.annotated is not None or not path.is_file():
-            continue
-        reference = classes.to_index(read_label(annotation.path)[0], ignore=annotation.ignore)
-        probs = read_image(path).array
-        if probs.shape == (len(classes.names), *reference.shape):
-            found = top_label_reliability(probs.astype(np.float32), reference)
-            sums += np.nan_to_num(np.stack([found.confidence, found.frequency, np.ones(N_BINS)])) * found.count
-    filled = sums[2] > 0
-    if not filled.any():
-        return {}
-    confidence, frequency, count = sums[:, filled]
-    return {
-        "confidence": [float(v) for v in confidence / count],
-        "frequency": [float(v) for v in frequency / count],
-        "count": [float(v) for v in count],
-    }

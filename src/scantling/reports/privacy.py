@@ -13,6 +13,7 @@ _FILES: Final = re.compile(
     r"[^\s'\",;:()\[\]\\/]+\.(?:nii\.gz|nii|png|jpe?g|tiff?|dcm|nrrd|mha|mhd|csv|h5|npz?)\b", re.IGNORECASE
 )
 _NO_PATH: Final = re.compile(r"[\d.]+/[\d.]+|\w{1,3}/\w{1,3}")  # 1/128, n/a, ml/s
+_AGAIN: Final = re.compile(rf"{re.escape(HIDDEN)}(?:[\\/]*{re.escape(HIDDEN)})*")
 _OURS: Final = frozenset({"cases.csv", "dataset.toml", "dataset.json", "metrics.csv", "data.lock.json"})
 
 
@@ -36,7 +37,7 @@ def without_paths(value: Any, *, roots: Sequence[str] = (), files: Sequence[str]
         files: file names known to belong to the data, relative to one of the roots.
     """
     if isinstance(value, str):
-        return hide_paths(_without_known(value, roots, files))
+        return _AGAIN.sub(HIDDEN, hide_paths(_without_known(value, roots, files)))
     if isinstance(value, Mapping):
         return {key: without_paths(each, roots=roots, files=files) for key, each in value.items()}
     if isinstance(value, list | tuple):
@@ -49,4 +50,4 @@ def _without_known(text: str, roots: Sequence[str], files: Sequence[str]) -> str
     names += [root for root in roots if len(root) > 1 and root in text]
     for name in sorted(set(names), key=len, reverse=True):
         text = text.replace(name, HIDDEN)
-    return re.sub(re.escape(HIDDEN) + r"(?:[\\/]*" + re.escape(HIDDEN) + r")+", HIDDEN, text)
+    return text

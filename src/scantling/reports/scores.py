@@ -48,7 +48,7 @@ def case_scores(evaluation: Evaluation) -> list[CaseScore]:
         )
         for case, row in evaluation.values(MEAN_FOREGROUND).items()
     ]
-    return sorted(scores, key=lambda s: (not math.isfinite(s.mean), s.mean if math.isfinite(s.mean) else 0, s.case_id))
+    return sorted(scores, key=_worst_first)
 
 
 def failures(evaluation: Evaluation) -> dict[Status, list[tuple[str, str]]]:
@@ -79,6 +79,11 @@ def summary_of(evaluation: Evaluation, class_name: str, metric: str, post: Post 
         return evaluation.find(class_name, metric, post)
     except KeyError:
         return None
+
+
+def _worst_first(score: CaseScore) -> tuple[bool, float, str]:
+    defined = math.isfinite(score.mean)
+    return not defined, score.mean if defined else 0.0, score.case_id
 
 
 def _differ(first: float, second: float) -> bool:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from datetime import UTC, datetime
 
 from scantling.evaluation.conventions import METRICS
+from scantling.evaluation.summary import Summary
 from scantling.reports.html import Markup, element, join
-from scantling.reports.scores import Summary
 
 NOTHING = "–"
 _BYTES = 1024.0
@@ -30,10 +31,11 @@ def with_interval(summary: Summary | None, metric: str) -> Markup:
     return join(figure(summary.mean, metric), element("span", ends, class_="interval"))
 
 
-def metric_title(metric: str) -> str:
-    """Name and unit."""
+def metric_title(metric: str, *, in_pixels: bool = False) -> str:
+    """Name and unit; `in_pixels` where the files state no spacing, so that mm are none."""
     known = METRICS[metric]
-    return f"{known.title} ({known.unit})" if known.unit else known.title
+    unit = known.unit.replace("mm", "px") if in_pixels else known.unit
+    return f"{known.title} ({unit})" if unit else known.title
 
 
 def counted(n: int, noun: str, plural: str = "") -> str:
@@ -60,6 +62,15 @@ def size(n_bytes: float) -> str:
             return f"{n_bytes:.0f} {unit}" if unit == "bytes" else f"{n_bytes:.1f} {unit}"
         n_bytes /= _BYTES
     return f"{n_bytes:.1f} GiB"
+
+
+def moment(text: object) -> str:
+    """`2026-01-05 09:01 UTC` from an ISO time; anything else as it is."""
+    try:
+        when = datetime.fromisoformat(str(text)).astimezone(UTC)
+    except ValueError:
+        return str(text)
+    return f"{when:%Y-%m-%d %H:%M} UTC"
 
 
 def readable(name: str) -> str:

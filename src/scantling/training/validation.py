@@ -10,7 +10,6 @@ from jaxtyping import Float
 from torch import nn
 
 from scantling.data.plan import Plan
-from scantling.data.prepare import normalised_values
 from scantling.data.store import PreparedCase
 from scantling.inference.sliding_window import predict_labels
 from scantling.training.loop import Validate, Validation
@@ -32,7 +31,7 @@ def inner_validation(
             labels = case.labels
             if labels is None:
                 continue
-            image = torch.from_numpy(normalised_values(case.image, case.scale, case.offset))
+            image = torch.from_numpy(case.normalised())
             predicted = predict_labels(
                 network, image, patch_size=plan.patch_size, n_classes=n_classes, overlap=0.25, amp=precision,
                 batch_size=plan.batch_size, slices=plan.dimensions < plan.image_axes, device=device,

@@ -112,6 +112,20 @@ def predict(
     )  # fmt: skip
 
 
+def score(
+    predictions: Path | str,
+    reference: Path | str,
+    *,
+    classes: str | Sequence[str] | None = None,
+    tolerance_mm: float = 1.0,
+    seed: int = 0,
+) -> Evaluation:
+    """Score a folder of label maps of any tool against a data set or a folder of reference label maps."""
+    return evaluate_folders(
+        Path(predictions), _reference(Path(reference)), classes=_names(classes), tolerance_mm=tolerance_mm, seed=seed
+    )
+
+
 def evaluate(
     predictions: Path | str,
     reference: Path | str,
@@ -122,25 +136,22 @@ def evaluate(
     tolerance_mm: float = 1.0,
     seed: int = 0,
 ) -> Evaluation | Comparison:
-    """Score label maps of any tool; with `paired`, compare two folders case by case."""
-    def score(folder: Path | str) -> Evaluation:
-        return evaluate_folders(
-            Path(folder), _reference(Path(reference)), classes=_names(classes), tolerance_mm=tolerance_mm, seed=seed
-        )
-
-    evaluation = score(predictions)
+    """`score`, written to `out` if that is given; with `paired`, the comparison of two folders case by case."""
+    evaluation = score(predictions, reference, classes=classes, tolerance_mm=tolerance_mm, seed=seed)
     if out is not None:
         folder = new_folder(Path(out))
         evaluation.save(folder / "metrics.csv", folder / "evaluation.json")
-    return evaluation if paired is None else compare_evaluations(evaluation, score(paired), seed=seed)
+    if paired is None:
+        return evaluation
+    other = score(paired, reference, classes=classes, tolerance_mm=tolerance_mm, seed=seed)
+    return compare_evaluations(evaluation, other, seed=seed)
 
 
 def inspect(data: Path | str, *, lock: Path | None = None, layout: str | None = None) -> Inspection:
-    """What is in a folder; with `lock`, the size and SHA-256 of every file are written there."""
-    manifest = open_dataset(Path(data), layout=layout)
-    found = inspect_dataset(manifest)
+    """What is in a folder; with `lock`, size and SHA-256 of every usable file are written there."""
+    found = inspect_dataset(open_dataset(Path(data), layout=layout))
     if lock is not None:
-        write_lock(manifest, lock)
+        write_lock(found.usable, lock)
     return found
 
 

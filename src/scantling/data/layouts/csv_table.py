@@ -53,7 +53,9 @@ def read_table(path: Path, known: Sequence[str]) -> CsvTable:
     if not lines or not lines[0].strip():
         raise DataError(f"{path}: the first line is empty, wanted the names of the columns", code="E-CSV-01")
     separator = max(_SEPARATORS, key=lines[0].count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True, skipinitialspace=True)
+    reader = csv.reader(
+        io.StringIO(text, newline=""), delimiter=separator, strict=True, skipinitialspace=True
+    )
     try:
         columns = tuple(_column(name, known) for name in next(reader))
         _check_columns(path, columns)

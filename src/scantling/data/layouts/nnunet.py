@@ -64,7 +64,7 @@ def disjoint_classes(regions: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[
     """Classes that share no value, from regions that may: values inside the same regions are one class.
 
     A part keeps its region's name if it is the whole of it; the rest of a region is called
-    `tumor_without_core`, a crossing of regions after its smallest one.
+    `tumor_without_core`, a crossing of two `left_and_right`.
     """
     inside: dict[frozenset[str], list[int]] = {}
     for value in sorted({value for values in regions.values() for value in values}):
@@ -75,8 +75,11 @@ def disjoint_classes(regions: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[
     for owners, values in inside.items():
         smallest = min(sorted(owners), key=lambda name: len(regions[name]))
         others = set(regions[smallest]) - set(values)
-        taken = [name for name, own in regions.items() if name not in owners and set(own) & others]
-        name = "_without_".join([smallest, *taken[:1]]) if others else smallest
+        outside = [name for name, own in regions.items() if name not in owners and set(own) & others]
+        if not others:
+            name = smallest
+        else:
+            name = f"{smallest}_without_{outside[0]}" if outside else "_and_".join(sorted(owners))
         parts[name if name not in parts else f"{name}_{values[0]}"] = tuple(values)
     return parts
 
