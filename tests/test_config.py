@@ -32,11 +32,20 @@ def test_a_wrong_value_names_the_setting_and_the_value() -> None:
 
 @pytest.mark.parametrize(
     ("override", "expected"),
-    [("seed=3", 3), ("inner.learning_rate=1e-3", 1e-3), ("inner.name=no", "no"), ("inner.name='0123'", "0123")],
+    [
+        ("seed=3", 3),
+        ("inner.learning_rate=1e-3", 1e-3),
+        ("inner.name=no", "no"),
+        ("inner.name='0123'", "0123"),
+    ],
 )
 def test_overrides_are_read_as_toml_and_else_as_text(override: str, expected: object) -> None:
     outer = Outer.parse(apply_overrides({}, [override]), where="x")
-    values = {"seed": outer.seed, "inner.learning_rate": outer.inner.learning_rate, "inner.name": outer.inner.name}
+    values = {
+        "seed": outer.seed,
+        "inner.learning_rate": outer.inner.learning_rate,
+        "inner.name": outer.inner.name,
+    }
     assert values[override.split("=")[0]] == expected
 
 

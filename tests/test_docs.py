@@ -41,7 +41,9 @@ def run_console(text: str) -> None:
             assert result.exit_code == 0, f"{line}\n{result.output}\n{result.exception!r}"
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if BLOCK.search(p.read_text(encoding="utf-8"))], ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "page", [p for p in PAGES if BLOCK.search(p.read_text(encoding="utf-8"))], ids=lambda p: p.stem
+)
 def test_every_code_block_of_the_page_runs(
     page: Path, phantom: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -51,7 +53,7 @@ def test_every_code_block_of_the_page_runs(
     for language, text in BLOCK.findall(page.read_text(encoding="utf-8")):
         if language == "python":
             code = re.sub(r"time=(\"[^\"]*\"|\d+)", "steps=2", text)
-            exec(compile(code, str(page), "exec"), names)  # noqa: S102 - our own pages
+            exec(compile(code, str(page), "exec"), names)
         else:
             run_console(text)
 
@@ -61,3 +63,9 @@ def test_every_link_to_a_file_of_ours_leads_somewhere(page: Path) -> None:
     targets = [t for t in LINK.findall(page.read_text(encoding="utf-8")) if "://" not in t]
     broken = [t for t in targets if not (page.parent / t).exists()]
     assert not broken, broken
+
+
+def test_the_reference_of_the_command_line_is_what_the_command_line_says() -> None:
+    from golden.command_line import PAGE, text
+
+    assert PAGE.read_text(encoding="utf-8") == text(), "run: python tests/golden/command_line.py"

@@ -15,7 +15,16 @@ ORDER = (
     "data", "evaluation", "views", "networks", "losses", "contrast", "targets", "counterfactuals",
     "recipes", "inference", "training", "figures", "reports", "federated", "workflows", "cli",
 )  # fmt: skip
-NEVER = {"torchvision", "lightning", "pytorch_lightning", "torchmetrics", "timm", "pandas", "matplotlib", "cv2"}
+NEVER = {
+    "torchvision",
+    "lightning",
+    "pytorch_lightning",
+    "torchmetrics",
+    "timm",
+    "pandas",
+    "matplotlib",
+    "cv2",
+}
 WITHOUT_TORCH = ("data", "evaluation", "figures", "reports", "files", "config", "errors", "seeding")
 TORCH_ON_PURPOSE = {"data/dataset.py", "data/sample.py"}
 ROOT = Path(scantling.__file__).parent

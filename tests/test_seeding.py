@@ -15,7 +15,14 @@ def test_the_seed_is_the_head_of_sha256_over_seed_purpose_and_key() -> None:
 
 
 def test_any_change_of_seed_purpose_or_key_gives_another_stream() -> None:
-    keys = [(0, "view", 1, 2), (1, "view", 1, 2), (0, "patch", 1, 2), (0, "view", 2, 2), (0, "view", 12), (0, "view", 1)]
+    keys = [
+        (0, "view", 1, 2),
+        (1, "view", 1, 2),
+        (0, "patch", 1, 2),
+        (0, "view", 2, 2),
+        (0, "view", 12),
+        (0, "view", 1),
+    ]
     draws = {numpy_generator(*key).integers(2**60) for key in keys}
     assert len(draws) == len(keys)
 

@@ -83,13 +83,17 @@ def table() -> str:
     head = "| data | trained on | held out | mean Dice (95 % interval) | failed | per class | budget | checkpoint |"
     lines = [head, "|" + " --- |" * 8]
     lines += [
-        f"| {TITLES[name]} | {r['n_train']} | {r['n_held_out']} | **{float(r['dice']):.3f}** ({float(r['dice_low']):.3f} to "
-        f"{float(r['dice_high']):.3f}) | {r['failed']} | {r['dice_per_class']} | {r['budget']} | {r['selection']} |"
+        f"| {TITLES[name]} | {r['n_train']} | {r['n_held_out']} | **{float(r['dice']):.3f}** "
+        f"({float(r['dice_low']):.3f} to {float(r['dice_high']):.3f}) | {r['failed']} | {r['dice_per_class']} | "
+        f"{r['budget']} | {r['selection']} |"
         for name, r in newest.items()
     ]
     machines = sorted({r["machine"] for r in newest.values()})
     seeds = sorted({r["seed"] for r in newest.values()})
-    note = f"Default plan, one run each, seed {', '.join(seeds)}, on {'; '.join(machines)}. Intervals: bootstrap over patients."
+    note = (
+        f"Default plan, one run each, seed {', '.join(seeds)}, on {'; '.join(machines)}. "
+        "Intervals: bootstrap over patients."
+    )
     return "\n".join([*lines, "", note])
 
 

@@ -144,13 +144,9 @@ def report(names: list[str], size: tuple[int, ...], patch: int, rounds: int) -> 
     peaks = {name: peak_mib(name, size, patch) - alone for name in names}
     for name in names:
         median = statistics.median(seconds[name])
-        print(
-            f"  {name:13s} {median:6.3f} CPU s  {overhead[name]:6.2f} ms a patch  peak {peaks[name]:6.0f} MiB"
-        )
+        print(f"  {name:13s} {median:6.3f} CPU s  {overhead[name]:6.2f} ms a patch  peak {peaks[name]:6.0f} MiB")
     own = results["ours_logits"].argmax(0)
-    print(
-        "  labels equal the argmax of our full float32 sum:", torch.equal(own, results["ours_labels"].long())
-    )
+    print("  labels equal the argmax of our full float32 sum:", torch.equal(own, results["ours_labels"].long()))
     if "monai_labels" in names:
         for kind in ("labels", "logits"):
             ours, peer = f"ours_{kind}", f"monai_{kind}"

@@ -10,16 +10,26 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from scantling.data.layouts import open_dataset as open_dataset
     from scantling.workflows.demo import demo as demo
     from scantling.workflows.doctor import doctor as doctor
     from scantling.workflows.segmenter import Segmenter as Segmenter
-    from scantling.data.layouts import open_dataset as open_dataset
     from scantling.workflows.verbs import (
         evaluate as evaluate,
+    )
+    from scantling.workflows.verbs import (
         inspect as inspect,
+    )
+    from scantling.workflows.verbs import (
         predict as predict,
+    )
+    from scantling.workflows.verbs import (
         report as report,
+    )
+    from scantling.workflows.verbs import (
         resume as resume,
+    )
+    from scantling.workflows.verbs import (
         train as train,
     )
 

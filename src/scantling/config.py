@@ -18,7 +18,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from scantling.errors import ConfigError
 from scantling.files import write_atomic
 
-
 C = TypeVar("C", bound="Config")  # not `Self`: the run-time checker of the tests cannot read it on methods
 
 

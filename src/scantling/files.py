@@ -92,7 +92,8 @@ def require_sha256(path: Path, expected: str) -> None:
     actual = sha256_file(path)
     if actual != expected:
         raise IntegrityError(
-            f"{path}: the file is damaged (SHA-256 {actual[:12]}..., recorded {expected[:12]}...)", code="E-CHK-01"
+            f"{path}: the file is damaged (SHA-256 {actual[:12]}..., recorded {expected[:12]}...)",
+            code="E-CHK-01",
         )
 
 

@@ -35,7 +35,7 @@ def numpy_generator(seed: int, purpose: str, *key: int | str) -> np.random.Gener
 
 def torch_generator(seed: int, purpose: str, *key: int | str) -> torch.Generator:
     """An independent CPU torch generator for one purpose and key."""
-    import torch  # noqa: PLC0415 - commands that need no torch must not pay for it
+    import torch
 
     return torch.Generator().manual_seed(derived_seed(seed, purpose, *key))
 
@@ -47,7 +47,7 @@ def global_torch_seed(seed: int, purpose: str, *key: int | str) -> Iterator[None
     Only for library layers that take no generator (dropout): the block makes their draws depend on the key
     alone, so a resumed step draws what the uninterrupted one drew.
     """
-    import torch  # noqa: PLC0415
+    import torch
 
     in_use = torch.cuda.is_available() and torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     devices = list(range(torch.cuda.device_count())) if in_use else []

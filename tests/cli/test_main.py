@@ -103,7 +103,13 @@ def test_a_bug_of_ours_says_so_and_debug_shows_the_trace(
 def test_doctor_reports_json_and_is_healthy_here() -> None:
     result = CliRunner().invoke(app, ["doctor", "--json"])
     found = json.loads(result.stdout)
-    assert {item["name"] for item in found["findings"]} >= {"versions", "devices", "memory", "disk", "spawn workers"}
+    assert {item["name"] for item in found["findings"]} >= {
+        "versions",
+        "devices",
+        "memory",
+        "disk",
+        "spawn workers",
+    }
     assert result.exit_code == (0 if found["healthy"] else 4)
 
 

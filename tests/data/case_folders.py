@@ -20,9 +20,7 @@ def save_png(path: Path, array: np.ndarray) -> Path:
     return path
 
 
-def save_nifti(
-    path: Path, array: np.ndarray, *, spacing: tuple[float, ...] = (1, 1, 1), shift: float = 0
-) -> Path:
+def save_nifti(path: Path, array: np.ndarray, *, spacing: tuple[float, ...] = (1, 1, 1), shift: float = 0) -> Path:
     """A volume given in array order (z, y, x), or (channel, z, y, x), with a world position in mm."""
     path.parent.mkdir(parents=True, exist_ok=True)
     affine = np.diag([*spacing, 1.0])
@@ -54,9 +52,7 @@ def write_table(folder: Path, text: str, toml: str = "[classes]\nlung = 1\nheart
     return folder
 
 
-def manifest_of(
-    patients: Mapping[str, str], *, root: Path = Path("data"), **columns: Mapping[str, object]
-) -> Manifest:
+def manifest_of(patients: Mapping[str, str], *, root: Path = Path("data"), **columns: Mapping[str, object]) -> Manifest:
     """A manifest without files: case -> patient, every case with a full label.
 
     `kinds`, `fold`, `split`, `site`, `counterfactual_of` give a value a case; other columns are attributes.
@@ -65,9 +61,7 @@ def manifest_of(
     for case, patient in patients.items():
         given = {name: values[case] for name, values in columns.items() if case in values}
         kind: LabelKind = given.pop("kinds", "full")  # type: ignore[assignment]
-        known = {
-            name: given.pop(name) for name in ("fold", "split", "site", "counterfactual_of") if name in given
-        }
+        known = {name: given.pop(name) for name in ("fold", "split", "site", "counterfactual_of") if name in given}
         labels = () if kind == "none" else (Annotation(path=root / f"{case}_seg.png", kind=kind),)
         cases.append(
             Case(
@@ -75,6 +69,4 @@ def manifest_of(
                 attributes={name: str(value) for name, value in given.items()}, **known,
             )  # type: ignore[arg-type]
         )  # fmt: skip
-    return Manifest(
-        root=root, name="made", layout="cases_csv", classes=ClassTable.of({"lung": 1}), cases=tuple(cases)
-    )
+    return Manifest(root=root, name="made", layout="cases_csv", classes=ClassTable.of({"lung": 1}), cases=tuple(cases))

@@ -55,9 +55,7 @@ def volume_set(
             label_path = write_volume(folder / f"v{i}_seg.nii.gz", labels, spacing_mm)
             annotations = (Annotation(path=label_path, kind="full"),)
         cases.append(Case(case_id=f"v{i}", images=(path,), annotations=annotations, patient_id=f"p{i // 2}"))
-    return Manifest(
-        root=folder, name="volumes", layout="pairs", classes=CLASSES, cases=tuple(cases), modality="MR"
-    )
+    return Manifest(root=folder, name="volumes", layout="pairs", classes=CLASSES, cases=tuple(cases), modality="MR")
 
 
 def picture_set(

@@ -62,4 +62,9 @@ def test_a_case_picks_its_annotation_by_the_order_of_kinds_and_by_rater() -> Non
     assert case.annotation(("silver", "full")) is silver
     assert case.annotation(("full",), rater="two") is second
     assert case.annotation(("scribble",)) is None
-    assert (case.patient_id, case.attribute("sex"), case.attribute("fold"), case.attribute("absent")) == ("c", "F", "3", "")
+    assert (case.patient_id, case.attribute("sex"), case.attribute("fold"), case.attribute("absent")) == (
+        "c",
+        "F",
+        "3",
+        "",
+    )

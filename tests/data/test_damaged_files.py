@@ -169,17 +169,13 @@ def test_bytes_after_the_end_of_a_gzip_stream_are_refused_unless_they_are_paddin
     for junk in (b"x", b"\0" * 10 + b"x", b"\x1f", b"\x1f\x8b", b"\x1f\x8b\x08" + bytes(20), content[:100]):
         with pytest.raises(DataError, match="damaged"):
             read_image(place(tmp_path, "nii.gz", content + junk))
-    np.testing.assert_array_equal(
-        read_image(place(tmp_path, "nii.gz", content + bytes(512))).array[0], NOISE.T
-    )
+    np.testing.assert_array_equal(read_image(place(tmp_path, "nii.gz", content + bytes(512))).array[0], NOISE.T)
 
 
 def test_bytes_after_the_voxels_are_refused_unless_they_are_padding(tmp_path: Path) -> None:
     content = nifti_bytes()
     for kind, pack in (("nii", bytes), ("nii.gz", gzip.compress)):
-        np.testing.assert_array_equal(
-            read_image(place(tmp_path, kind, pack(content + bytes(512)))).array[0], NOISE.T
-        )
+        np.testing.assert_array_equal(read_image(place(tmp_path, kind, pack(content + bytes(512)))).array[0], NOISE.T)
         for junk in (b"x", bytes(5000), bytes(300) + b"x"):
             with pytest.raises(DataError, match="more than the 11872 bytes its header promises"):
                 read_image(place(tmp_path, kind, pack(content + junk)))
@@ -189,9 +185,7 @@ def test_a_short_stream_behind_a_sound_checksum_is_refused(tmp_path: Path) -> No
     with pytest.raises(DataError, match="it ends after 11870 of 11872 bytes"):
         read_image(place(tmp_path, "nii.gz", gzip.compress(nifti_bytes()[:-2])))
     with pytest.raises(DataError, match="ends inside its header"):
-        read_image(
-            place(tmp_path, "nii.gz", gzip.compress(nib.Nifti2Image(NOISE, np.eye(4)).to_bytes()[:400]))
-        )
+        read_image(place(tmp_path, "nii.gz", gzip.compress(nib.Nifti2Image(NOISE, np.eye(4)).to_bytes()[:400])))
 
 
 HEADER_BYTES = {
@@ -221,9 +215,7 @@ def require_fuzzed_headers_survived(folder: Path, kind: str, count: int) -> None
                 mutated[position] = rng.choice([0, 1, 127, 128, 255, rng.integers(256)])
             if kind == "png" and rng.random() < 0.7:  # half of them with a checksum that hides the mutation
                 mutated[29:33] = struct.pack(">I", zlib.crc32(mutated[12:29]))
-            path = place(
-                folder, kind, gzip.compress(bytes(mutated), 1) if kind == "nii.gz" else bytes(mutated)
-            )
+            path = place(folder, kind, gzip.compress(bytes(mutated), 1) if kind == "nii.gz" else bytes(mutated))
             for read in (read_geometry, read_image):
                 try:
                     read(path)

@@ -92,9 +92,7 @@ def test_every_voxel_of_a_crop_is_found_again_through_its_matrix_and_outside_is_
         source = np.rint((mm @ sample.source_from_sample.numpy().T)[:, :3] / case.grid.spacing_mm).astype(int)
         inside = ((source >= 0) & (source < case.grid.shape)).all(axis=1)
         at = tuple(source[inside].T)
-        np.testing.assert_array_equal(
-            sample.image.numpy().reshape(1, -1)[0, inside], case.normalised()[0][at]
-        )
+        np.testing.assert_array_equal(sample.image.numpy().reshape(1, -1)[0, inside], case.normalised()[0][at])
         np.testing.assert_array_equal(sample.label_map.numpy().ravel()[inside], case.labels[at])
         np.testing.assert_array_equal(sample.weight.numpy().ravel(), inside.astype(np.float32))
         assert (sample.image.numpy().ravel()[~inside] == 0).all()
@@ -126,9 +124,7 @@ def test_the_foreground_fraction_centres_patches_on_classes_drawn_evenly(tmp_pat
     small = plan.model_copy(update={"patch_size": (2, 2, 2)})
 
     def centres(fraction):
-        dataset = PatchDataset(
-            prepared, small, seed=0, samples_per_epoch=300, margin=1.0, foreground_fraction=fraction
-        )
+        dataset = PatchDataset(prepared, small, seed=0, samples_per_epoch=300, margin=1.0, foreground_fraction=fraction)
         return Counter(int(dataset.sample(0, position).label_map[1, 1, 1]) for position in range(300))
 
     always = centres(1.0)
@@ -165,9 +161,7 @@ def test_sparse_slices_are_the_only_ones_drawn(tmp_path):
     sparse[[0, 7]] = labels[[0, 7]]
     path = write_volume(tmp_path / "sparse.nii.gz", sparse, (2.0, 1.0, 1.0))
     case = replace(manifest.cases[0], annotations=(Annotation(path=path, kind="slices", weight=0.5),))
-    plan = plan_of(
-        manifest, dimensions=2, spacing_mm=(None, 1.0, 1.0), patch_size=(16, 16), label_kinds=("slices",)
-    )
+    plan = plan_of(manifest, dimensions=2, spacing_mm=(None, 1.0, 1.0), patch_size=(16, 16), label_kinds=("slices",))
     prepared = Store(tmp_path / "cache").prepare([case], manifest, plan)
     dataset = PatchDataset(prepared, plan, seed=0, samples_per_epoch=40, margin=1.0)
     drawn = [dataset.sample(0, position) for position in range(40)]

@@ -41,9 +41,7 @@ def test_intensities_are_those_of_all_voxels_and_of_the_labelled_ones(tmp_path):
     images = [read_image(case.images[0]).array[0] for case in manifest.cases]
     labels = [read_label(case.annotations[0].path)[0] for case in manifest.cases]
     everything = np.concatenate([image.ravel() for image in images]).astype(float)
-    inside = np.concatenate([image[label > 0] for image, label in zip(images, labels, strict=True)]).astype(
-        float
-    )
+    inside = np.concatenate([image[label > 0] for image, label in zip(images, labels, strict=True)]).astype(float)
     assert channel.integer
     assert (channel.minimum, channel.maximum) == (everything.min(), everything.max())
     assert channel.mean == pytest.approx(everything.mean())  # fewer than 10,000 voxels: nothing is drawn

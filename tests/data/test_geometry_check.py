@@ -83,8 +83,7 @@ def test_a_slightly_wrong_spacing_adds_up_to_the_far_corner() -> None:
 def test_what_is_refused_names_the_fix() -> None:
     near = compare(IMAGE, moved((0, 0, 0.3)))
     assert near.message == (
-        "the corners of image and label map lie up to 0.3 voxels apart; the label map is taken onto the "
-        "image's grid"
+        "the corners of image and label map lie up to 0.3 voxels apart; the label map is taken onto the image's grid"
     )
     far = compare(IMAGE, moved((0, 2, 0)))
     assert "up to 2 voxels apart" in far.message
@@ -99,9 +98,7 @@ def test_another_size_is_always_refused_and_never_resampled() -> None:
     assert np.isnan(agreement.distance_voxels)
     assert agreement.message.startswith("image is 12 x 40 x 30 but its label map is 12 x 40 x 31; ")
     turned = compare(picture_geometry((512, 640), "png"), picture_geometry((640, 512), "png"))
-    assert turned.message.startswith(
-        "image is 512 x 640 but its label map is 640 x 512; they must share one grid"
-    )
+    assert turned.message.startswith("image is 512 x 640 but its label map is 640 x 512; they must share one grid")
 
 
 def test_of_pictures_only_the_size_is_compared() -> None:
@@ -121,9 +118,7 @@ def test_the_closest_orientation_is_the_one_nibabel_finds() -> None:
     for _ in range(300):
         rotation, _ = np.linalg.qr(rng.normal(size=(3, 3)))
         tilt, _ = np.linalg.qr(np.eye(3)[rng.permutation(3)] * rng.choice([-1, 1], 3) + 0.25 * rotation)
-        affine = nib.affines.from_matvec(
-            tilt * rng.uniform(0.5, 6, 3), rng.normal(size=3)
-        )  # voxels as x, y, z
+        affine = nib.affines.from_matvec(tilt * rng.uniform(0.5, 6, 3), rng.normal(size=3))  # voxels as x, y, z
         array = rng.integers(0, 1000, size=(3, 4, 5))
         expected = nib.as_closest_canonical(nib.Nifti1Image(array.astype(np.int16), affine)).get_fdata().T
         permutation, flips = closest_ras(affine[:, [2, 1, 0, 3]])

@@ -114,14 +114,10 @@ def test_floats_near_whole_numbers_are_labels(tmp_path: Path, name: str, kind: s
 
 @pytest.mark.parametrize("name", ["a.nii.gz", "a.tif"])
 @pytest.mark.parametrize("bad", [0.5, 0.98, -0.02, np.nan, np.inf])
-def test_fractions_and_values_that_are_no_numbers_are_no_labels(
-    tmp_path: Path, name: str, bad: float
-) -> None:
+def test_fractions_and_values_that_are_no_numbers_are_no_labels(tmp_path: Path, name: str, bad: float) -> None:
     values = np.zeros((1, 6, 7), np.float32)
     values[0, 2, 3] = bad
-    with pytest.raises(
-        DataError, match=r"label map holds .* at index \((0, )?2, 3\), and 1 such values"
-    ) as error:
+    with pytest.raises(DataError, match=r"label map holds .* at index \((0, )?2, 3\), and 1 such values") as error:
         read_label(save_label(tmp_path / name, values))
     assert error.value.code == "E-IMG-07"
     assert "nearest-neighbour" in error.value.message
@@ -134,9 +130,7 @@ def test_label_values_beyond_what_floats_hold_exactly_are_refused(tmp_path: Path
 
 @pytest.mark.parametrize("values", [[0, 2, 5, 255], [0, 300, 65535], [-1, 0, 3], [0], [7], [0, 70000]])
 @pytest.mark.parametrize("kind", ["i4", "i8", "f8"])
-def test_any_set_of_whole_numbers_makes_the_round_trip_through_nifti(
-    tmp_path: Path, values: list, kind: str
-) -> None:
+def test_any_set_of_whole_numbers_makes_the_round_trip_through_nifti(tmp_path: Path, values: list, kind: str) -> None:
     label_map = RNG.choice(values, size=(1, 6, 7))
     read, geometry = read_label(save_label(tmp_path / "a.nii.gz", label_map.astype(kind)))
     np.testing.assert_array_equal(read, label_map)

@@ -95,9 +95,7 @@ def test_headers_alone_do_not_show_damage_and_say_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("read_voxels", [True, False])
-def test_grids_are_accepted_to_5_percent_snapped_to_50_and_refused_beyond(
-    tmp_path: Path, read_voxels: bool
-) -> None:
+def test_grids_are_accepted_to_5_percent_snapped_to_50_and_refused_beyond(tmp_path: Path, read_voxels: bool) -> None:
     manifest = open_dataset(volumes(tmp_path, [0.0, 0.09, 0.2, 0.9, 1.1, 400.0]))
     inspection = inspect_dataset(manifest, read_voxels=read_voxels)
     verdicts = [finding.labels[0].verdict for finding in inspection.findings]
@@ -170,9 +168,7 @@ def test_label_values_are_counted_whatever_guise_they_have(tmp_path: Path, write
 
 
 @pytest.mark.parametrize(("values", "background"), [((2, 5), (0,)), ((2, 5, 255), (0,)), ((7,), (0, 9))])
-def test_mapped_labels_come_back_exactly(
-    tmp_path: Path, values: tuple[int, ...], background: tuple[int, ...]
-) -> None:
+def test_mapped_labels_come_back_exactly(tmp_path: Path, values: tuple[int, ...], background: tuple[int, ...]) -> None:
     save_png(tmp_path / "c.png", picture(0))
     save_png(tmp_path / "c_seg.png", mask(*values))
     classes = "".join(f"k{value} = {value}\n" for value in values)
@@ -188,8 +184,7 @@ def test_values_of_no_class_empty_masks_missing_classes_and_false_scribbles_are_
         save_png(tmp_path / f"c{k}.png", picture(k))
         save_png(tmp_path / f"c{k}_seg.png", label)
     rows = "case,image,label,label_kind,ignore\n" + "".join(
-        f"c{k},c{k}.png,c{k}_seg.png,{'scribble' if k == 3 else 'full'},{9 if k == 4 else ''}\n"
-        for k in range(5)
+        f"c{k},c{k}.png,c{k}_seg.png,{'scribble' if k == 3 else 'full'},{9 if k == 4 else ''}\n" for k in range(5)
     )
     inspection = inspect_dataset(open_dataset(write_table(tmp_path, rows)))
     assert found(inspection) == {
@@ -217,9 +212,7 @@ def test_images_that_teach_nothing_or_hold_impossible_numbers_are_named(tmp_path
     assert found(inspection) == {
         ("c0", "warning", "E-VAL-01"), ("c1", "warning", "E-VAL-02"), ("c2", "warning", "E-VAL-03"),
     }  # fmt: skip
-    assert "3 of 192 voxels are NaN or infinite" in next(
-        p.message for p in inspection.problems if p.case_id == "c0"
-    )
+    assert "3 of 192 voxels are NaN or infinite" in next(p.message for p in inspection.problems if p.case_id == "c0")
 
 
 def test_exact_copies_are_found_under_another_name_header_type_or_compression(tmp_path: Path) -> None:
@@ -291,10 +284,7 @@ def test_pictures_and_volumes_or_odd_channels_in_one_set_are_an_error(tmp_path: 
         "case v: 3 axes, but 3 cases have 2; pictures and volumes cannot be trained together, so keep one "
         "kind" in messages
     )
-    assert (
-        "case c1: 3 channels, but 3 cases have 1; every case needs the same, so convert the others"
-        in messages
-    )
+    assert "case c1: 3 channels, but 3 cases have 1; every case needs the same, so convert the others" in messages
 
 
 def test_a_set_of_which_nothing_is_left_is_an_error(tmp_path: Path) -> None:
@@ -343,9 +333,6 @@ def test_the_real_data_sets_are_clean(shared_data: Path, name: str, first_line: 
     assert inspection.summary_lines()[0] == first_line
     if name == "acdc":  # README: about 1.1 % of the voxels carry a scribble
         coverage = [
-            label.coverage
-            for f in inspection.findings
-            for label in f.labels
-            if label.annotation.kind == "scribble"
+            label.coverage for f in inspection.findings for label in f.labels if label.annotation.kind == "scribble"
         ]
         assert np.mean(coverage) == pytest.approx(0.011, abs=0.002)

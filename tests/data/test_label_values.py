@@ -26,7 +26,13 @@ def lines(shape: tuple[int, ...], unknown: int, *values: int, thickness: int = 2
 
 
 @settings(max_examples=60, deadline=None)
-@given(npst.arrays(st.sampled_from([np.uint8, np.int16, np.int64]), npst.array_shapes(max_dims=3, max_side=6), elements=st.integers(0, 100)))  # fmt: skip
+@given(
+    npst.arrays(
+        st.sampled_from([np.uint8, np.int16, np.int64]),
+        npst.array_shapes(max_dims=3, max_side=6),
+        elements=st.integers(0, 100),
+    )
+)
 def test_counts_equal_counting_one_by_one(stored: np.ndarray) -> None:
     flat = stored.ravel().tolist()
     assert count_values(stored) == {value: flat.count(value) for value in sorted(set(flat))}
@@ -49,9 +55,7 @@ def test_thin_lines_in_an_unknown_rest_are_a_scribble_without_being_told(shape: 
     "stored",
     [
         np.pad(np.ones((30, 30), int), 2),  # a large organ in a thin frame of background: two values only
-        np.where(
-            np.add.outer(np.arange(40), np.arange(40)) > 30, 2, np.eye(40, dtype=int)
-        ),  # a large class 2
+        np.where(np.add.outer(np.arange(40), np.arange(40)) > 30, 2, np.eye(40, dtype=int)),  # a large class 2
         np.pad(np.full((30, 30), 255), 5),
         lines((40, 40), 0, 1, 2),  # vessels: background is no unknown
         np.zeros((8, 8), int),
@@ -88,10 +92,8 @@ def test_a_full_label_with_a_hole_stays_full_and_reports_its_coverage() -> None:
     scan = describe_label(LabelQuestion(path=PATH, ignore=(255,)), stored)
     assert (scan.kind, scan.unknown, scan.coverage) == ("full", (255,), 1 - 25 / 400)
     (note,) = kind_notes([scan], "X")
-    assert (
-        note
-        == "label_kind = full for 1 label files, because 93.8 % of voxels are labelled (value 255 means unknown); override with X"
-    )
+    assert note.startswith("label_kind = full for 1 label files, because 93.8 % of voxels are labelled")
+    assert note.endswith("(value 255 means unknown); override with X")
 
 
 def test_negative_values_become_unknown_and_not_classes() -> None:

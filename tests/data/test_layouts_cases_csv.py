@@ -130,9 +130,7 @@ def test_a_file_that_is_not_utf8_is_read_and_noted(folder: Path) -> None:
 
 
 def test_a_misspelt_column_is_an_attribute_and_the_note_says_what_may_be_meant(folder: Path) -> None:
-    manifest = open_dataset(
-        write_table(folder, "case,image,lable,sites\na,images/i0.png,labels/i0.png,north\n")
-    )
+    manifest = open_dataset(write_table(folder, "case,image,lable,sites\na,images/i0.png,labels/i0.png,north\n"))
     assert manifest.cases[0].attributes == {"lable": "labels/i0.png", "sites": "north"}
     assert any("'lable' is kept as an attribute; did you mean 'label'?" in note for note in manifest.notes)
     assert any("did you mean 'site'?" in note for note in manifest.notes)
@@ -164,10 +162,7 @@ def test_a_missing_label_is_a_problem_of_its_row_and_the_case_stays(folder: Path
 def test_paths_may_be_patterns_outside_the_folder_or_absolute(folder: Path) -> None:
     inner = folder / "tables"
     inner.mkdir()
-    rows = (
-        "case,image,label\na,../images/i0*,../labels/i0.png\n"
-        f"b,{folder}/images/i1.png,\nc,../images/i*.png,\n"
-    )
+    rows = f"case,image,label\na,../images/i0*,../labels/i0.png\nb,{folder}/images/i1.png,\nc,../images/i*.png,\n"
     manifest = open_dataset(write_table(inner, rows))
     assert [case.images[0].resolve().name for case in manifest.cases] == ["i0.png", "i1.png"]
     assert "2 files match, wanted one" in manifest.problems[0].message
@@ -179,9 +174,7 @@ def test_a_repeated_row_is_read_once_and_a_contradicting_one_is_refused(folder: 
     assert len(manifest.cases[0].annotations) == 1
     assert [p.severity for p in manifest.problems] == ["repaired"]
     write_table(folder, f"case,image,label,label_kind\n{row}{row.replace('full', 'silver')}")
-    with pytest.raises(
-        DataError, match=r"line 3: the label .* of case 'a' stands in line 2 with other values"
-    ):
+    with pytest.raises(DataError, match=r"line 3: the label .* of case 'a' stands in line 2 with other values"):
         open_dataset(folder)
 
 
@@ -253,9 +246,7 @@ def test_without_a_class_table_classes_and_kinds_are_found_and_the_notes_say_how
     assert manifest.classes.names == ("background", "1", "2")
     full, scribble = manifest.cases[0].annotations
     assert (full.kind, full.ignore, scribble.kind, scribble.ignore) == ("full", (), "scribble", (4,))
-    assert any(
-        "1 -> 1, 2 -> 2; value 4 taken as unknown; override with [classes]" in note for note in manifest.notes
-    )
+    assert any("1 -> 1, 2 -> 2; value 4 taken as unknown; override with [classes]" in note for note in manifest.notes)
     assert any(
         "label_kind = scribble for 1 label files, because 6.67 % of voxels are labelled" in note
         and "override with the column label_kind" in note
@@ -288,9 +279,7 @@ def test_the_table_itself_can_be_named_instead_of_its_folder(folder: Path) -> No
 
 def test_a_manifest_is_the_same_after_writing_and_reading(folder: Path) -> None:
     manifest = open_dataset(
-        write_table(
-            folder, WHOLE, 'modality = "CR"\n[classes]\nlung = 1\nheart = [2, 7]\nbackground = [0, 3]\n'
-        )
+        write_table(folder, WHOLE, 'modality = "CR"\n[classes]\nlung = 1\nheart = [2, 7]\nbackground = [0, 3]\n')
     )
     again = cases_csv.write(manifest, folder / "elsewhere")
     copy = open_dataset(again.parent)
@@ -347,9 +336,6 @@ def test_the_radiographs_keep_their_unions_partial_labels_and_both_masks(shared_
     both = [case for case in manifest.cases if len(case.annotations) == 2]
     assert len(both) == 245
     hearts = [
-        a
-        for case in manifest.cases
-        for a in case.annotations
-        if a.kind == "full" and "heart" in (a.annotated or ())
+        a for case in manifest.cases for a in case.annotations if a.kind == "full" and "heart" in (a.annotated or ())
     ]
     assert len(hearts) == 110

@@ -50,9 +50,7 @@ def nnunet(folder: Path, labels: dict[str, Any], *values: int, **more: Any) -> P
 
 
 def test_nnunet_raw_is_read_with_channels_classes_and_test_images(tmp_path: Path) -> None:
-    manifest = open_dataset(
-        nnunet(tmp_path / "Dataset001_Heart", {"background": 0, "atrium": 1, "wall": 3}, 1, 3)
-    )
+    manifest = open_dataset(nnunet(tmp_path / "Dataset001_Heart", {"background": 0, "atrium": 1, "wall": 3}, 1, 3))
     assert (manifest.layout, manifest.name, manifest.channels, manifest.modality) == (
         "nnunet", "Dataset001_Heart", ("T2", "ADC"), "MR",
     )  # fmt: skip
@@ -120,12 +118,8 @@ def test_the_ignore_label_makes_scribbles_and_slices_by_their_shape(tmp_path: Pa
     assert manifest.classes.names == ("background", "atrium")
     assert [case.annotations[0].kind for case in manifest.cases[:3]] == ["scribble", "slices", "full"]
     assert {case.annotations[0].ignore for case in manifest.cases[:3]} == {(2,)}
-    assert any(
-        "label_kind = scribble for 1 label files, because 8.33 % of voxels" in note for note in manifest.notes
-    )
-    assert any(
-        "label_kind = slices for 1 label files, because 33.3 % of voxels" in note for note in manifest.notes
-    )
+    assert any("label_kind = scribble for 1 label files, because 8.33 % of voxels" in note for note in manifest.notes)
+    assert any("label_kind = slices for 1 label files, because 33.3 % of voxels" in note for note in manifest.notes)
 
 
 def test_files_that_dataset_json_lists_are_taken_from_there(tmp_path: Path) -> None:
@@ -144,9 +138,7 @@ def msd(folder: Path, **changes: Any) -> Path:
         save_nifti(folder / f"labelsTr/brats_{k}.nii.gz", volume_mask(1, 2))
     save_nifti(folder / "imagesTs/brats_9.nii.gz", np.stack([volume(7), volume(8)]))
     (folder / "imagesTr/._brats_0.nii.gz").write_bytes(b"Mac OS X")
-    training = [
-        {"image": f"./imagesTr/brats_{k}.nii.gz", "label": f"./labelsTr/brats_{k}.nii.gz"} for k in range(2)
-    ]
+    training = [{"image": f"./imagesTr/brats_{k}.nii.gz", "label": f"./labelsTr/brats_{k}.nii.gz"} for k in range(2)]
     content = {
         "name": "BRATS", "modality": {"0": "FLAIR", "1": "T1w"},
         "labels": {"0": "background", "1": "edema", "2": "core"},
@@ -232,9 +224,7 @@ def pairs(folder: Path, labels: list[np.ndarray], images: str = "images", named:
 
 
 @pytest.mark.parametrize(("images", "named"), [("images", "labels"), ("Images", "Masks"), ("imgs", "gt")])
-def test_paired_folders_are_matched_by_stem_and_the_rest_is_unlabelled(
-    tmp_path: Path, images: str, named: str
-) -> None:
+def test_paired_folders_are_matched_by_stem_and_the_rest_is_unlabelled(tmp_path: Path, images: str, named: str) -> None:
     manifest = open_dataset(pairs(tmp_path, [mask(1), mask(2), mask(1, 2)], images, named))
     assert (manifest.layout, manifest.channels) == ("pairs", ("image",))
     assert [(case.case_id, len(case.annotations)) for case in manifest.cases] == [
@@ -244,10 +234,7 @@ def test_paired_folders_are_matched_by_stem_and_the_rest_is_unlabelled(
         ("plain", 0),
     ]
     assert manifest.cases[0].annotations[0].path.name == "c0.png"
-    assert any(
-        "label_kind = full for 3 label files, because 100 % of voxels are labelled" in n
-        for n in manifest.notes
-    )
+    assert any("label_kind = full for 3 label files, because 100 % of voxels are labelled" in n for n in manifest.notes)
 
 
 @pytest.mark.parametrize(
@@ -280,9 +267,7 @@ def test_dataset_toml_overrides_what_would_be_guessed(tmp_path: Path) -> None:
     assert {(a.kind, a.ignore) for case in manifest.cases for a in case.annotations} == {("silver", (2,))}
     assert [case.patient_id for case in manifest.cases] == ["c", "c", "plain"]
     (tmp_path / "dataset.toml").write_text('subject_pattern = "z(.)"\n')
-    with pytest.raises(
-        ConfigError, match=r"subject_pattern 'z\(.\)': finds no patient in names such as 'c0'"
-    ):
+    with pytest.raises(ConfigError, match=r"subject_pattern 'z\(.\)': finds no patient in names such as 'c0'"):
         open_dataset(tmp_path)
 
 
@@ -380,9 +365,7 @@ def test_a_folder_of_no_layout_is_refused_with_what_was_found_and_looked_for(tmp
 
 def test_a_folder_one_level_too_high_is_recognised_in_the_message(tmp_path: Path) -> None:
     nnunet(tmp_path / "raw" / "Dataset007_X", {"background": 0, "a": 1}, 1)
-    with pytest.raises(
-        DataError, match="the folder 'Dataset007_X' inside looks like nnunet: did you mean that one"
-    ):
+    with pytest.raises(DataError, match="the folder 'Dataset007_X' inside looks like nnunet: did you mean that one"):
         open_dataset(tmp_path / "raw")
 
 

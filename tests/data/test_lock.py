@@ -26,12 +26,9 @@ def folder(tmp_path: Path) -> Path:
 
 def test_the_lock_names_size_and_sha256_of_every_file_relative_to_the_set(folder: Path) -> None:
     content = json.loads(write_lock(open_dataset(folder), folder.parent / "data.lock.json").read_text())
-    on_disk = {
-        path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
-    }
+    on_disk = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     assert content["files"] == {
-        name: {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-        for name, data in on_disk.items()
+        name: {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in on_disk.items()
     }
     assert content["cases"] == 3
 

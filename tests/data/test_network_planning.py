@@ -95,9 +95,7 @@ def test_more_memory_gives_larger_batches_on_a_gpu():
 
 
 def test_a_forced_patch_is_rounded_up_to_the_strides_and_nonsense_is_refused():
-    layout = patch_and_stages(
-        (300, 300), (1.0, 1.0), None, device_kind="cpu", memory_gb=None, forced=(100, 130)
-    )
+    layout = patch_and_stages((300, 300), (1.0, 1.0), None, device_kind="cpu", memory_gb=None, forced=(100, 130))
     assert layout.patch_size == (112, 144)
     for wrong in [(100,), (0, 100)]:
         with pytest.raises(ConfigError, match="wanted 2 whole numbers"):

@@ -183,9 +183,7 @@ def test_an_sform_and_a_qform_that_disagree_are_noted_and_the_sform_counts(tmp_p
 
 @pytest.mark.parametrize(("code", "factor"), [(0, 1), (1, 1000), (2, 1), (3, 0.001)])
 @pytest.mark.parametrize("forms", ["sform", "qform", "none"])
-def test_metres_and_micrometres_become_millimetres(
-    tmp_path: Path, code: int, factor: float, forms: str
-) -> None:
+def test_metres_and_micrometres_become_millimetres(tmp_path: Path, code: int, factor: float, forms: str) -> None:
     path = save(
         tmp_path / "a.nii",
         np.zeros((3, 4, 5), np.uint8),
@@ -243,9 +241,7 @@ def test_a_voxel_size_that_is_no_length_is_refused_by_name(tmp_path: Path, size:
         pixdim=[1, 1, size, 1, 1, 1, 1, 1],
     )
     for read in (read_geometry, read_image):
-        with pytest.raises(
-            GeometryError, match=r"a\.nii: its (qform|pixdim) .*export the file again"
-        ) as error:
+        with pytest.raises(GeometryError, match=r"a\.nii: its (qform|pixdim) .*export the file again") as error:
             read(path)
         assert error.value.code == "E-GEO-01"
 
@@ -374,9 +370,7 @@ def test_voxels_that_are_no_numbers_are_kept_and_counted_in_a_note(tmp_path: Pat
         (77, "77"),
     ],
 )
-def test_voxels_that_are_no_plain_numbers_are_refused_by_name(
-    tmp_path: Path, code: int, complaint: str
-) -> None:
+def test_voxels_that_are_no_plain_numbers_are_refused_by_name(tmp_path: Path, code: int, complaint: str) -> None:
     path = save(tmp_path / "a.nii", np.zeros((4, 3, 2), np.uint8), datatype=code)
     with pytest.raises(DataError, match=complaint):
         read_image(path)
@@ -446,9 +440,7 @@ def test_the_same_label_map_gives_the_same_bytes_whatever_the_file_is_called(tmp
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.nii", "b.nii.gz", "c.nii.gz"]
 
 
-@pytest.mark.parametrize(
-    ("high", "low", "kind"), [(255, 0, "u1"), (256, 0, "u2"), (70000, 0, "u4"), (3, -1, "i1")]
-)
+@pytest.mark.parametrize(("high", "low", "kind"), [(255, 0, "u1"), (256, 0, "u2"), (70000, 0, "u4"), (3, -1, "i1")])
 def test_labels_are_written_in_the_smallest_type(tmp_path: Path, high: int, low: int, kind: str) -> None:
     label_map = np.array([[[low, high]]])
     geometry = read_geometry(save(tmp_path / "a.nii", np.zeros((2, 1, 1), np.uint8)))
@@ -509,9 +501,7 @@ def test_a_pair_and_an_analyze_file_and_something_else_are_refused_by_name(tmp_p
         ({"vox_offset": 352.5}, "voxels at byte 352.5"),
     ],
 )
-def test_a_header_that_makes_no_sense_is_refused_by_name(
-    tmp_path: Path, fields: dict, complaint: str
-) -> None:
+def test_a_header_that_makes_no_sense_is_refused_by_name(tmp_path: Path, fields: dict, complaint: str) -> None:
     with pytest.raises(DataError, match=complaint):
         read_geometry(save(tmp_path / "a.nii", np.zeros((4, 3, 2), np.uint8), **fields))
 

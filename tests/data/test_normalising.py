@@ -49,9 +49,7 @@ def test_percentile_clips_to_numpys_percentiles_before_scaling():
     values = values_of()
     plan = IntensityPlan(scheme="percentile", low_percentile=2.0, high_percentile=95.0)
     clipped = np.clip(values, *np.percentile(values.astype(float), (2.0, 95.0)))
-    np.testing.assert_allclose(
-        normalise(values, plan).values(), scipy.stats.zscore(clipped, axis=None), atol=1e-5
-    )
+    np.testing.assert_allclose(normalise(values, plan).values(), scipy.stats.zscore(clipped, axis=None), atol=1e-5)
 
 
 def test_a_window_uses_the_plans_own_numbers_and_no_statistics_of_the_image():

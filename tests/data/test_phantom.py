@@ -129,13 +129,10 @@ def test_silver_labels_carry_their_true_quality_and_fail_sometimes_badly():
     qualities = []
     for index in range(60):
         anatomy = draw_chest_anatomy(7, f"c{index}")
-        silver, quality = silver_chest_label_map(
-            anatomy, finding="effusion" if index % 2 else "none", key=f"{index}"
-        )
+        silver, quality = silver_chest_label_map(anatomy, finding="effusion" if index % 2 else "none", key=f"{index}")
         truth = chest_label_map(anatomy)
         dice = [
-            2 * np.sum((silver == v) & (truth == v)) / (np.sum(silver == v) + np.sum(truth == v))
-            for v in (1, 2, 3)
+            2 * np.sum((silver == v) & (truth == v)) / (np.sum(silver == v) + np.sum(truth == v)) for v in (1, 2, 3)
         ]
         assert quality == pytest.approx(np.mean(dice), abs=1e-12)
         qualities.append(quality)
@@ -159,9 +156,7 @@ def test_a_case_can_be_drawn_again_from_seed_and_row(tmp_path):
 
 
 def test_chest_folder_holds_the_labels_its_table_promises(tmp_path):
-    folder = write_chest_phantom(
-        tmp_path / "d", n_labelled=2, n_unlabelled=4, n_test=3, seed=0, size=64, silver=True
-    )
+    folder = write_chest_phantom(tmp_path / "d", n_labelled=2, n_unlabelled=4, n_test=3, seed=0, size=64, silver=True)
     rows = rows_of(folder)
     kinds = [(row["case"][-1], row["label_kind"], row["split"]) for row in rows]
     training = [(str(k), "full", "train") for k in range(2)] + [(str(k), "silver", "train") for k in range(6)]
@@ -244,9 +239,7 @@ def test_cardiac_folder_is_readable_with_its_spacing_and_its_scribbles_are_true(
     rows = rows_of(folder)
     assert [row["label_kind"] for row in rows] == ["full", "scribble", "none", "full"]
     assert [row["split"] for row in rows] == ["train", "train", "train", "test"]
-    image, full, drawn = (
-        nib.load(folder / path) for path in (rows[0]["image"], rows[0]["label"], rows[1]["label"])
-    )
+    image, full, drawn = (nib.load(folder / path) for path in (rows[0]["image"], rows[0]["label"], rows[1]["label"]))
     assert image.shape == (64, 64, 6)
     assert image.header.get_zooms()[2] == pytest.approx(9.0)
     assert 1.7 < image.header.get_zooms()[0] < 2.3
@@ -260,9 +253,7 @@ def test_cardiac_folder_is_readable_with_its_spacing_and_its_scribbles_are_true(
 
 def test_phantom_folders_are_read_as_they_are(tmp_path):
     layouts = pytest.importorskip("scantling.data.layouts")
-    folder = write_chest_phantom(
-        tmp_path / "d", n_labelled=2, n_unlabelled=2, n_test=1, seed=0, size=48, silver=True
-    )
+    folder = write_chest_phantom(tmp_path / "d", n_labelled=2, n_unlabelled=2, n_test=1, seed=0, size=48, silver=True)
     manifest = layouts.open_dataset(folder)
     assert len(manifest.cases) == 5
     assert manifest.classes.names == ("background", "right_lung", "left_lung", "heart")

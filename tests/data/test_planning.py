@@ -14,9 +14,7 @@ from scantling.data.plan import Plan
 from scantling.data.planning import derive_plan
 from scantling.errors import ConfigError
 
-MANIFEST = Manifest(
-    root=Path(), name="made_up", layout="pairs", classes=ClassTable.of({"organ": 1}), cases=()
-)
+MANIFEST = Manifest(root=Path(), name="made_up", layout="pairs", classes=ClassTable.of({"organ": 1}), cases=())
 
 
 def channel(**changes):

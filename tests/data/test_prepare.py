@@ -32,9 +32,7 @@ from scantling.data.prepare import (
 from scantling.errors import GeometryError, PlanMismatch
 
 KEEP = (None, None, None)
-NO_CASES = Manifest(
-    root=Path(), name="none", layout="pairs", classes=ClassTable.of({"core": 1, "shell": 2}), cases=()
-)
+NO_CASES = Manifest(root=Path(), name="none", layout="pairs", classes=ClassTable.of({"core": 1, "shell": 2}), cases=())
 FULL = Annotation(path=Path("label.nii.gz"), kind="full")
 
 
@@ -167,10 +165,7 @@ def test_channels_of_mixed_types_keep_their_values(tmp_path):
     first = rng.integers(0, 60_000, size=(6, 8, 10)).astype(np.uint16)
     second = rng.integers(-900, 900, size=(6, 8, 10)).astype(np.int16)
     third = rng.normal(size=(6, 8, 10)).astype(np.float32)
-    paths = [
-        write_volume(tmp_path / f"{i}.nii.gz", a, (2.0, 1.0, 1.0))
-        for i, a in enumerate((first, second, third))
-    ]
+    paths = [write_volume(tmp_path / f"{i}.nii.gz", a, (2.0, 1.0, 1.0)) for i, a in enumerate((first, second, third))]
     plan = plan_of(NO_CASES, intensities=(IntensityPlan(scheme="zscore"),) * 3)
     prepared = prepare_image([read_image(path) for path in paths], plan)
     assert prepared.array.dtype == np.int16
@@ -224,9 +219,7 @@ def test_unnamed_and_ignored_values_are_unknown_and_classes_not_looked_for_becom
     stored = np.array([[0, 1, 2, 7, 9]], dtype=np.uint8)
     np.testing.assert_array_equal(prepare_label(stored, FULL, grid, plan), [[0, 1, 2, IGNORE, IGNORE]])
     partial = Annotation(path=Path("a.png"), kind="full", annotated=("core",), ignore=(0,))
-    np.testing.assert_array_equal(
-        prepare_label(stored, partial, grid, plan), [[IGNORE, 1, 0, IGNORE, IGNORE]]
-    )
+    np.testing.assert_array_equal(prepare_label(stored, partial, grid, plan), [[IGNORE, 1, 0, IGNORE, IGNORE]])
     assert annotated_classes(partial, plan) == (True, True, False)
     assert annotated_classes(FULL, plan) == (True, True, True)
     assert annotated_classes(None, plan) == (False, False, False)

@@ -32,9 +32,7 @@ def chunk(kind: bytes, body: bytes) -> bytes:
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
-def png(
-    width: int, height: int, depth: int, colour: int, raw: bytes, *extra: bytes, interlace: int = 0
-) -> bytes:
+def png(width: int, height: int, depth: int, colour: int, raw: bytes, *extra: bytes, interlace: int = 0) -> bytes:
     header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, interlace)
     parts = [chunk(b"IHDR", header), *extra, chunk(b"IDAT", zlib.compress(raw)), chunk(b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
@@ -132,9 +130,7 @@ def test_an_interlaced_png_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
-def test_a_palette_picture_is_colours_as_an_image_and_indices_as_a_label_map(
-    tmp_path: Path, suffix: str
-) -> None:
+def test_a_palette_picture_is_colours_as_an_image_and_indices_as_a_label_map(tmp_path: Path, suffix: str) -> None:
     indices = RNG.integers(0, 4, size=(7, 9)).astype(np.uint8)
     palette = [0, 0, 0, 255, 0, 0, 0, 255, 0, 10, 20, 30]
     picture = Image.fromarray(indices)
@@ -155,9 +151,7 @@ def test_colour_label_maps_are_mapped_if_grey_and_refused_otherwise(tmp_path: Pa
         np.testing.assert_array_equal(read_label(tmp_path / "a.png")[0], label_map)
     pixels = np.stack([label_map, label_map, 255 - label_map], axis=-1)
     Image.fromarray(pixels).save(tmp_path / "a.png")
-    with pytest.raises(
-        DataError, match=r"a\.png: its 3 channels differ; .*one number for each class"
-    ) as error:
+    with pytest.raises(DataError, match=r"a\.png: its 3 channels differ; .*one number for each class") as error:
         read_label(tmp_path / "a.png")
     assert error.value.code == "E-IMG-07"
 
@@ -202,9 +196,7 @@ def test_cmyk_and_animated_pictures_and_other_files_are_refused_by_name(tmp_path
 
 def test_more_than_89_million_pixels_are_refused(tmp_path: Path) -> None:
     header = struct.pack(">IIBBBBB", 10000, 10000, 8, 0, 0, 0, 0)
-    content = (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", bytes(2_000_000)) + chunk(b"IEND", b"")
-    )
+    content = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", bytes(2_000_000)) + chunk(b"IEND", b"")
     (tmp_path / "a.png").write_bytes(content)
     with pytest.raises(DataError, match="89 million pixels"):
         read_geometry(tmp_path / "a.png")
@@ -247,9 +239,7 @@ def test_tiled_planar_and_big_tiffs_are_read(tmp_path: Path, options: dict) -> N
 
 @pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate", "jpeg", "packbits", "raw"])
 def test_tiffs_written_by_libtiff_are_read_whatever_packs_them(tmp_path: Path, compression: str) -> None:
-    pixels = np.stack(
-        [np.add.outer(np.arange(40), np.arange(50)).astype(np.uint8) + k for k in (0, 9, 99)], -1
-    )
+    pixels = np.stack([np.add.outer(np.arange(40), np.arange(50)).astype(np.uint8) + k for k in (0, 9, 99)], -1)
     Image.fromarray(pixels).save(tmp_path / "a.tif", compression=compression)
     expected = np.asarray(Image.open(tmp_path / "a.tif"))
     np.testing.assert_array_equal(read_image(tmp_path / "a.tif").array, np.moveaxis(expected, -1, 0))
@@ -280,9 +270,7 @@ def test_a_tiff_of_several_pages_is_a_volume_of_unknown_spacing(tmp_path: Path, 
     volume = RNG.integers(0, 256, size=(5, 32, 48)).astype(np.uint8)
     path = tmp_path / "a.tif"
     if writer == "pillow":
-        Image.fromarray(volume[0]).save(
-            path, save_all=True, append_images=[Image.fromarray(v) for v in volume[1:]]
-        )
+        Image.fromarray(volume[0]).save(path, save_all=True, append_images=[Image.fromarray(v) for v in volume[1:]])
     else:
         options = {"volumetric": {"volumetric": True, "tile": (16, 16, 16)}, "imagej": {"imagej": True}}
         tifffile.imwrite(path, volume, photometric="minisblack", **options.get(writer, {}))
@@ -309,9 +297,7 @@ def test_stacks_that_are_no_volume_are_refused_by_name(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "b.tif", np.stack([COLOUR, COLOUR]), photometric="rgb")
     with pytest.raises(DataError, match="stack of 2 colour pictures"):
         read_geometry(tmp_path / "b.tif")
-    tifffile.imwrite(
-        tmp_path / "c.tif", np.zeros((4, 8, 8), np.uint8), truncate=True, photometric="minisblack"
-    )
+    tifffile.imwrite(tmp_path / "c.tif", np.zeros((4, 8, 8), np.uint8), truncate=True, photometric="minisblack")
     with pytest.raises(DataError, match="behind one directory"):
         read_image(tmp_path / "c.tif")
     tifffile.imwrite(tmp_path / "d.tif", np.zeros((8, 8), np.complex64))
@@ -320,9 +306,7 @@ def test_stacks_that_are_no_volume_are_refused_by_name(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "e.tif", np.zeros((8, 8, 4), np.uint8), photometric="separated")
     with pytest.raises(DataError, match="SEPARATED"):
         read_image(tmp_path / "e.tif")
-    tifffile.imwrite(
-        tmp_path / "f.tif", np.zeros((8, 8, 9), np.uint8), photometric="minisblack", planarconfig="contig"
-    )
+    tifffile.imwrite(tmp_path / "f.tif", np.zeros((8, 8, 9), np.uint8), photometric="minisblack", planarconfig="contig")
     with pytest.raises(DataError, match="9 channels"):
         read_image(tmp_path / "f.tif")
 
@@ -342,9 +326,7 @@ def test_white_is_zero_is_noted(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".tiff"])
 @pytest.mark.parametrize("high", [3, 255, 256, 65535])
-def test_label_maps_are_written_as_pictures_and_come_back_exactly(
-    tmp_path: Path, suffix: str, high: int
-) -> None:
+def test_label_maps_are_written_as_pictures_and_come_back_exactly(tmp_path: Path, suffix: str, high: int) -> None:
     label_map = RNG.choice([0, 1, high], size=(7, 9)).astype(np.int64)
     label_map[0, 0] = high
     path = tmp_path / f"a{suffix}"

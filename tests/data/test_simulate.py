@@ -106,12 +106,8 @@ def test_impossible_pens_are_refused(fraction, width_px):
 
 
 @settings(max_examples=40, deadline=None)
-@given(
-    n_slices=st.integers(1, 14), first=st.integers(0, 5), length=st.integers(0, 7), seed=st.integers(0, 99)
-)
-def test_sparse_slices_keep_exactly_the_wanted_number_of_slices_with_foreground(
-    n_slices, first, length, seed
-):
+@given(n_slices=st.integers(1, 14), first=st.integers(0, 5), length=st.integers(0, 7), seed=st.integers(0, 99))
+def test_sparse_slices_keep_exactly_the_wanted_number_of_slices_with_foreground(n_slices, first, length, seed):
     volume = np.zeros((12, 4, 5), dtype=np.int8)
     volume[first : first + length, 1:3, 1:3] = 2
     sparse = sparse_slices(volume, rng(seed), n_slices=n_slices)

@@ -45,9 +45,7 @@ def test_no_patient_is_cut_every_case_has_one_place_and_only_labelled_cases_teac
     fold = data.draw(st.sampled_from(folds)) if folds else 0
     split = make_split(manifest, fold=fold, seed=seed)
     parts = (split.train, split.validation, split.heldout, split.unlabelled, split.unused)
-    assert Counter(case for part in parts for case in part) == Counter(
-        case.case_id for case in manifest.cases
-    )
+    assert Counter(case for part in parts for case in part) == Counter(case.case_id for case in manifest.cases)
     scored, choosing = patients_of(split, split.heldout), patients_of(split, split.validation)
     learning = patients_of(split, (*split.train, *split.unlabelled))
     assert not scored & learning
@@ -185,9 +183,7 @@ def test_the_authors_folds_are_used_as_they_are_numbered() -> None:
     assert split.scheme == "author_folds"
     assert split.heldout == ("case01", "case04")
     assert split.folds == (10, 20, 30)
-    with pytest.raises(
-        ConfigError, match=r"fold 0: there is no such fold; this data set has 10, 20, 30 \[E-SPL-02\]"
-    ):
+    with pytest.raises(ConfigError, match=r"fold 0: there is no such fold; this data set has 10, 20, 30 \[E-SPL-02\]"):
         make_split(manifest, fold=0)
 
 
@@ -205,9 +201,7 @@ def test_a_fold_that_does_not_exist_is_an_error_that_names_the_folds(fold: int) 
 @pytest.mark.parametrize("labels", [0, -2, 9])
 def test_an_impossible_budget_is_an_error_with_the_range(labels: int) -> None:
     manifest = manifest_of(one_each(10))
-    with pytest.raises(
-        ConfigError, match=f"labels {labels}: 8 cases of the training side have a label; choose 1 to 8"
-    ):
+    with pytest.raises(ConfigError, match=f"labels {labels}: 8 cases of the training side have a label; choose 1 to 8"):
         make_split(manifest, labels=labels)
 
 
@@ -215,9 +209,7 @@ def test_a_patient_in_two_of_the_authors_folds_is_a_leak_unless_it_is_allowed() 
     manifest = manifest_of(
         {"a1": "anna", "a2": "anna", "b1": "bert", "c1": "carl"}, fold={"a1": 0, "a2": 1, "b1": 0, "c1": 1}
     )
-    with pytest.raises(
-        DataError, match=r"patient anna: cases stand in fold 0 and 1.*--allow-leak \[E-LEAK-01\]"
-    ):
+    with pytest.raises(DataError, match=r"patient anna: .*fold 0 and 1.*--set data.allow_leak=true \[E-LEAK-01\]"):
         make_split(manifest)
     split = make_split(manifest, allow_leak=True)
     assert (split.heldout, split.train) == (("a1", "b1"), ("a2", "c1"))

@@ -65,9 +65,7 @@ def mutations(manifest, plan, folder):
     """(name, case, plan) that must each give another key than all others."""
     case = manifest.cases[0]
     full = case.annotations[0]
-    for i, spacing in enumerate(
-        [(2.0, 1.0, 1.1), (2.0, 1.1, 1.0), (2.2, 1.0, 1.0), (None, 1.0, 1.0), (None,) * 3]
-    ):
+    for i, spacing in enumerate([(2.0, 1.0, 1.1), (2.0, 1.1, 1.0), (2.2, 1.0, 1.0), (None, 1.0, 1.0), (None,) * 3]):
         yield f"spacing {i}", case, plan.model_copy(update={"spacing_mm": spacing})
     for order in [(0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)]:
         yield f"axis order {order}", case, plan.model_copy(update={"axis_order": order})
@@ -210,9 +208,7 @@ done = Store(folder / "cache").prepare(manifest.cases, manifest, plan_of(manifes
 print(done.built + done.reused, *(case.folder.name for case in done.cases))
 """
     running = [
-        subprocess.Popen(
-            [sys.executable, "-c", script, str(tmp_path), name], stdout=subprocess.PIPE, text=True
-        )
+        subprocess.Popen([sys.executable, "-c", script, str(tmp_path), name], stdout=subprocess.PIPE, text=True)
         for name in ("one", "two")
     ]
     printed = [process.communicate(timeout=120)[0] for process in running]

@@ -1,4 +1,4 @@
-"""The surface metrics by their definitions: every pixel asked for its neighbours, every pair for its distance."""
+"""The surface metrics by their definitions: each pixel asked for neighbours, each pair for its distance."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ import numpy as np
 def surface_points(mask: np.ndarray, spacing_mm: tuple[float, ...]) -> list[tuple[float, ...]]:
     """The mask's pixels (in mm) that miss a face neighbour, or have it outside the image."""
     inside = {tuple(int(i) for i in index) for index in np.argwhere(mask)}
-    steps = [
-        tuple(sign * (axis == a) for a in range(mask.ndim)) for axis in range(mask.ndim) for sign in (-1, 1)
-    ]
+    steps = [tuple(sign * (axis == a) for a in range(mask.ndim)) for axis in range(mask.ndim) for sign in (-1, 1)]
     return [
         tuple(i * mm for i, mm in zip(index, spacing_mm, strict=True))
         for index in sorted(inside)
@@ -34,9 +32,7 @@ def percentile(values: list[float], q: float) -> float:
     return ordered[below] + (position - below) * (ordered[above] - ordered[below])
 
 
-def distances(
-    first: np.ndarray, second: np.ndarray, spacing_mm: tuple[float, ...]
-) -> tuple[list[float], list[float]]:
+def distances(first: np.ndarray, second: np.ndarray, spacing_mm: tuple[float, ...]) -> tuple[list[float], list[float]]:
     a, b = surface_points(first, spacing_mm), surface_points(second, spacing_mm)
     return nearest(a, b), nearest(b, a)
 
@@ -60,7 +56,7 @@ def random_mask(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def cells(mask: np.ndarray) -> dict[tuple[int, ...], frozenset[tuple[int, ...]]]:
-    """Of each 2 x ... x 2 cell around the mask the corners that are inside, for cells that are neither full nor empty."""
+    """Of each 2 x ... x 2 cell that is neither full nor empty the corners that are inside the mask."""
     corners = list(itertools.product((0, 1), repeat=mask.ndim))
     inside = {tuple(int(i) for i in index) for index in np.argwhere(mask)}
     found = {}

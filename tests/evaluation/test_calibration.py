@@ -22,9 +22,7 @@ def ece_by_loops(probs: list[float], true: list[bool], bins: int) -> float:
     total = 0.0
     for m in range(1, bins + 1):
         here = [
-            (p, t)
-            for p, t in zip(probs, true, strict=True)
-            if (m - 1) / bins < p <= m / bins or (m == 1 and p == 0)
+            (p, t) for p, t in zip(probs, true, strict=True) if (m - 1) / bins < p <= m / bins or (m == 1 and p == 0)
         ]
         if here:
             confidence = sum(p for p, _ in here) / len(here)

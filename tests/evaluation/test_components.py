@@ -6,7 +6,7 @@ from scantling.evaluation.components import largest_component
 
 
 def test_only_the_largest_piece_stays_and_corners_connect() -> None:
-    # # . . . #        the three on the diagonal touch by corners, so they are larger than the two on the right
+    # # . . . #        the three on the diagonal touch by corners, so they outnumber the two on the right
     # . # . . #
     # . . # . .
     mask = np.array([[1, 0, 0, 0, 1], [0, 1, 0, 0, 1], [0, 0, 1, 0, 0]], dtype=bool)

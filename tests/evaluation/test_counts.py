@@ -38,9 +38,7 @@ def test_every_pixel_that_is_not_ignored_is_counted_once(
     for k in range(1, highest):
         where = np.argwhere((prediction == k) | (reference == k))
         if len(where):
-            expected = tuple(
-                slice(low, high + 1) for low, high in zip(where.min(0), where.max(0), strict=True)
-            )
+            expected = tuple(slice(low, high + 1) for low, high in zip(where.min(0), where.max(0), strict=True))
             assert found.boxes[k] == expected
         else:
             assert found.boxes[k] is None

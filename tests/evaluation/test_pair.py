@@ -4,8 +4,8 @@ import math
 
 import numpy as np
 import pytest
-from evaluation import surface_oracle as oracle
 
+from evaluation import surface_oracle as oracle
 from scantling.data.case import ClassTable
 from scantling.errors import ConfigError, DataError, GeometryError
 from scantling.evaluation.conventions import METRICS, Settings
@@ -41,12 +41,13 @@ def test_every_metric_of_two_cubes_shifted_by_one_voxel() -> None:
         )
     )  # fmt: skip
     values = {metric: row.value for (name, metric, _), row in rows.items() if name == "liver"}
-    # 27 voxels each, 18 shared. Surfaces: all but the middle voxel, 26 each. Shared surface: the two shared layers
-    # less both middle voxels, 16. Voxels 1 mm apart: the other 9 + 1 of each.
+    # 27 voxels each, 18 shared. Surfaces: all but the middle voxel, 26 each. Shared surface: the two shared
+    # layers less both middle voxels, 16. Voxels 1 mm apart: the other 9 + 1 of each.
     assert values == pytest.approx(
         {
-            "dice": 36 / 54, "iou": 18 / 36, "precision": 18 / 27, "recall": 18 / 27, "volume_difference_ml": 0.0,
-            "volume_error_ml": 0.0, "size_error_relative": 0.0, "hd95_mm": 1.0, "assd_mm": 20 / 52, "nsd": 32 / 52,
+            "dice": 36 / 54, "iou": 18 / 36, "precision": 18 / 27, "recall": 18 / 27,
+            "volume_difference_ml": 0.0, "volume_error_ml": 0.0, "size_error_relative": 0.0,
+            "hd95_mm": 1.0, "assd_mm": 20 / 52, "nsd": 32 / 52,
         }
     )  # fmt: skip
     assert {row.status for row in rows.values()} == {"ok", "both_empty"}
@@ -66,18 +67,18 @@ def test_pictures_are_measured_in_square_millimetres() -> None:
     ("predicted", "expected", "status", "wanted"),
     [
         ({}, {"liver": CUBE}, "missed",
-         {"dice": 0, "iou": 0, "precision": None, "recall": 0, "volume_difference_ml": -0.027, "volume_error_ml": 0.027,
+         {"dice": 0, "iou": 0, "precision": None, "recall": 0,
+          "volume_difference_ml": -0.027, "volume_error_ml": 0.027,
           "size_error_relative": 1, "hd95_mm": None, "assd_mm": None, "nsd": 0}),
         ({"liver": CUBE}, {}, "false_positive",
-         {"dice": 0, "iou": 0, "precision": 0, "recall": None, "volume_difference_ml": 0.027, "volume_error_ml": 0.027,
+         {"dice": 0, "iou": 0, "precision": 0, "recall": None,
+          "volume_difference_ml": 0.027, "volume_error_ml": 0.027,
           "size_error_relative": None, "hd95_mm": None, "assd_mm": None, "nsd": 0}),
         ({}, {}, "both_empty", dict.fromkeys(Settings().metrics(3))),
     ],
 )  # fmt: skip
 def test_the_written_rules_for_empty_masks(predicted, expected, status, wanted) -> None:
-    rows = table(
-        evaluate_pair(volume(**predicted), volume(**expected), spacing_mm=(1.0, 1.0, 1.0), classes=CLASSES)
-    )
+    rows = table(evaluate_pair(volume(**predicted), volume(**expected), spacing_mm=(1.0, 1.0, 1.0), classes=CLASSES))
     for metric, value in wanted.items():
         row = rows["liver", metric, "raw"]
         assert row.status == status
@@ -100,9 +101,7 @@ def test_hd95_with_failures_puts_the_image_diagonal_where_nothing_was_found() ->
 
 def test_a_missed_class_pulls_the_mean_down_and_an_absent_one_does_not() -> None:
     perfect = volume(liver=CUBE)
-    missed = table(
-        evaluate_pair(perfect, volume(liver=CUBE, tumour=FAR), spacing_mm=(1.0, 1.0, 1.0), classes=CLASSES)
-    )
+    missed = table(evaluate_pair(perfect, volume(liver=CUBE, tumour=FAR), spacing_mm=(1.0, 1.0, 1.0), classes=CLASSES))
     assert missed["mean_foreground", "dice", "raw"].value == 0.5
     assert missed["mean_foreground", "dice", "raw"].status == "missed"
     assert math.isnan(missed["mean_foreground", "hd95_mm", "raw"].value)
@@ -143,16 +142,12 @@ def test_pairs_of_several_classes_agree_with_brute_force_on_each_class() -> None
     for _ in range(40):
         spacing = tuple(float(mm) for mm in rng.choice([0.7, 1.0, 5.0], 3))
         prediction, reference = rng.integers(0, 3, (2, 3, 4, 4)).astype(np.int8)
-        rows = table(
-            evaluate_pair(prediction, reference, spacing_mm=spacing, classes=CLASSES, tolerance_mm=1.0)
-        )
+        rows = table(evaluate_pair(prediction, reference, spacing_mm=spacing, classes=CLASSES, tolerance_mm=1.0))
         for k, name in ((1, "liver"), (2, "tumour")):
             there, back = oracle.distances(prediction == k, reference == k, spacing)
             hd95 = max(oracle.percentile(there, 95), oracle.percentile(back, 95))
             pooled = there + back
-            assert rows[name, "dice", "raw"].value == pytest.approx(
-                oracle.dice(prediction == k, reference == k)
-            )
+            assert rows[name, "dice", "raw"].value == pytest.approx(oracle.dice(prediction == k, reference == k))
             assert rows[name, "hd95_mm", "raw"].value == pytest.approx(hd95)
             assert rows[name, "assd_mm", "raw"].value == pytest.approx(sum(pooled) / len(pooled))
             within = sum(d <= 1 + 1e-9 for d in pooled) / len(pooled)
@@ -179,12 +174,11 @@ def test_the_largest_component_is_scored_beside_the_raw_prediction() -> None:
 
 
 def test_the_largest_component_is_chosen_before_ignored_pixels_are_left_out() -> None:
-    # prediction  1 1 1 1 . 1 1     reference  ? ? ? 1 . 1 1: the piece on the left is the larger one, if mostly unseen
+    # prediction  1 1 1 1 . 1 1     the piece on the left is the larger one,
+    # reference   ? ? ? 1 . 1 1     though most of it lies where nobody looked
     prediction = np.array([[1, 1, 1, 1, 0, 1, 1]], dtype=np.int8)
     reference = np.array([[-1, -1, -1, 1, 0, 1, 1]], dtype=np.int8)
-    rows = table(
-        evaluate_pair(prediction, reference, spacing_mm=(1.0, 1.0), classes=CLASSES, largest_component=True)
-    )
+    rows = table(evaluate_pair(prediction, reference, spacing_mm=(1.0, 1.0), classes=CLASSES, largest_component=True))
     assert rows["liver", "dice", "raw"].value == 1.0
     assert rows["liver", "dice", "largest_component"].value == pytest.approx(2 * 1 / (1 + 3))
 
@@ -203,9 +197,7 @@ def test_every_metric_that_is_measured_is_in_the_table_of_metrics() -> None:
 
 def test_shapes_that_differ_unknown_indices_and_impossible_settings_are_refused() -> None:
     one = volume(liver=CUBE)
-    with pytest.raises(
-        GeometryError, match=r"case P7: prediction is 6 x 8 x 8, its reference 5 x 8 x 8.*E-GEO-10"
-    ):
+    with pytest.raises(GeometryError, match=r"case P7: prediction is 6 x 8 x 8, its reference 5 x 8 x 8.*E-GEO-10"):
         evaluate_pair(one, one[:5], spacing_mm=(1.0,) * 3, classes=CLASSES, case="P7")
     with pytest.raises(GeometryError, match="spacing has 2 axes"):
         evaluate_pair(one, one, spacing_mm=(1.0, 1.0), classes=CLASSES)

@@ -8,8 +8,9 @@ import warnings
 
 import numpy as np
 import pytest
-from evaluation import surface_oracle as oracle
 
+from evaluation import surface_oracle as oracle
+from scantling.evaluation.overlap import dice
 from scantling.evaluation.surface import (
     average_surface_distance,
     hausdorff_distance,
@@ -45,17 +46,13 @@ def test_monai_gives_the_same_dice_hd95_assd_and_nsd() -> None:
     for first, second, spacing in pairs():
         a, b = (torch.from_numpy(mask)[None, None].float() for mask in (first, second))
         found = surface_distances(first, second, spacing)
-        hd95 = metrics.compute_hausdorff_distance(
-            a, b, include_background=True, percentile=95, spacing=spacing
-        )
+        counts = (first & second).sum(), (first & ~second).sum(), (~first & second).sum()
+        assert dice(*counts) == pytest.approx(float(metrics.compute_dice(a, b)), rel=1e-4)
+        hd95 = metrics.compute_hausdorff_distance(a, b, include_background=True, percentile=95, spacing=spacing)
         assert hausdorff_distance(found) == pytest.approx(float(hd95), rel=1e-4, abs=1e-6)
-        nsd = metrics.compute_surface_dice(
-            a, b, class_thresholds=[1.2], include_background=True, spacing=spacing
-        )
+        nsd = metrics.compute_surface_dice(a, b, class_thresholds=[1.2], include_background=True, spacing=spacing)
         assert surface_dice(found, tolerance_mm=1.2) == pytest.approx(float(nsd), abs=1e-4)
-        assd = metrics.compute_average_surface_distance(
-            a, b, include_background=True, symmetric=True, spacing=spacing
-        )
+        assd = metrics.compute_average_surface_distance(a, b, include_background=True, symmetric=True, spacing=spacing)
         assert average_surface_distance(found) == pytest.approx(float(assd), rel=1e-4, abs=1e-6)
 
 
@@ -64,9 +61,7 @@ def test_medpy_gives_the_same_hd95_and_assd() -> None:
     binary = peer("medpy.metric.binary")
     for first, second, spacing in pairs():
         found = surface_distances(first, second, spacing, convention="medpy")
-        assert hausdorff_distance(found) == pytest.approx(
-            binary.hd95(first, second, voxelspacing=spacing), rel=1e-4
-        )
+        assert hausdorff_distance(found) == pytest.approx(binary.hd95(first, second, voxelspacing=spacing), rel=1e-4)
         assert average_surface_distance(found) == pytest.approx(
             binary.assd(first, second, voxelspacing=spacing), rel=1e-4
         )
@@ -82,13 +77,9 @@ def test_surface_distance_gives_the_same_hd95_averages_and_nsd(monkeypatch: pyte
             continue
         theirs = module.compute_surface_distances(second, first, spacing)
         found = surface_distances(first, second, spacing, convention="deepmind")
-        assert hausdorff_distance(found) == pytest.approx(
-            module.compute_robust_hausdorff(theirs, 95), rel=1e-4
-        )
+        assert hausdorff_distance(found) == pytest.approx(module.compute_robust_hausdorff(theirs, 95), rel=1e-4)
         directed = module.compute_average_surface_distance(theirs)
-        assert average_surface_distance(found, average="directed") == pytest.approx(
-            sum(directed) / 2, rel=1e-4
-        )
+        assert average_surface_distance(found, average="directed") == pytest.approx(sum(directed) / 2, rel=1e-4)
         nsd = module.compute_surface_dice_at_tolerance(theirs, 1.2)
         assert surface_dice(found, tolerance_mm=1.2) == pytest.approx(nsd, rel=1e-4)
 

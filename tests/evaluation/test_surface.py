@@ -5,10 +5,10 @@ import math
 
 import numpy as np
 import pytest
-from evaluation import surface_oracle as oracle
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from evaluation import surface_oracle as oracle
 from scantling.evaluation.surface import (
     average_surface_distance,
     hausdorff_distance,
@@ -61,9 +61,7 @@ def test_two_squares_shifted_by_one_pixel_lie_one_pixel_apart() -> None:
     #   1 2 . 1 2                                         1.5          1
     #   1 3 3 3 2                                         1.5  0   0   0
     found = surface_distances(SQUARE, SHIFTED, (1.0, 1.5))
-    assert (
-        sorted(found.from_prediction_mm) == sorted(found.from_reference_mm) == [0] * 6 + [1] * 2 + [1.5] * 4
-    )
+    assert sorted(found.from_prediction_mm) == sorted(found.from_reference_mm) == [0] * 6 + [1] * 2 + [1.5] * 4
     assert hausdorff_distance(found) == 1.5
     assert average_surface_distance(found) == pytest.approx(8 / 12)
     assert surface_dice(found, tolerance_mm=0.0) == pytest.approx(6 / 12)
@@ -80,9 +78,7 @@ def test_the_three_hd95_conventions_and_two_averages_differ_on_one_far_pixel() -
     directed = [0.0] * 10 + [20.0], [0.0] * 10  # from prediction, from reference
     monai = surface_distances(prediction, reference, (1.0, 1.0), convention="monai")
     medpy = surface_distances(prediction, reference, (1.0, 1.0), convention="medpy")
-    assert (
-        hausdorff_distance(monai) == pytest.approx(oracle.percentile(directed[0], 95)) == pytest.approx(10.0)
-    )
+    assert hausdorff_distance(monai) == pytest.approx(oracle.percentile(directed[0], 95)) == pytest.approx(10.0)
     assert hausdorff_distance(medpy) == pytest.approx(oracle.percentile(directed[0] + directed[1], 95)) == 0.0
     assert average_surface_distance(monai) == pytest.approx(20 / 21)
     assert average_surface_distance(monai, average="directed") == pytest.approx((20 / 11 + 0) / 2)
@@ -90,8 +86,8 @@ def test_the_three_hd95_conventions_and_two_averages_differ_on_one_far_pixel() -
 
 
 def test_the_deepmind_convention_weighs_contour_length() -> None:
-    # One pixel of 1 x 4 mm: its contour is a diamond of four pieces, each half the diagonal of a pixel. The other
-    # mask is the same pixel two columns to the right; all cell corners lie 8 mm apart.
+    # One pixel of 1 x 4 mm: its contour is a diamond of four pieces, each half the diagonal of a pixel. The
+    # other mask is the same pixel two columns to the right.
     first = np.zeros((1, 3), dtype=bool)
     first[0, 0] = True
     second = first[:, ::-1].copy()
@@ -117,15 +113,11 @@ def test_500_random_pairs_agree_with_all_pairwise_distances() -> None:
         np.testing.assert_allclose(sorted(monai.from_reference_mm), sorted(back), atol=1e-12)
         hd95 = max(oracle.percentile(there, 95), oracle.percentile(back, 95))
         assert hausdorff_distance(monai) == pytest.approx(hd95, rel=1e-9, abs=1e-12)
-        assert hausdorff_distance(medpy) == pytest.approx(
-            oracle.percentile(there + back, 95), rel=1e-9, abs=1e-12
-        )
+        assert hausdorff_distance(medpy) == pytest.approx(oracle.percentile(there + back, 95), rel=1e-9, abs=1e-12)
         pooled = sum(there + back) / len(there + back)
         directed = (sum(there) / len(there) + sum(back) / len(back)) / 2
         assert average_surface_distance(monai) == pytest.approx(pooled, rel=1e-9, abs=1e-12)
-        assert average_surface_distance(monai, average="directed") == pytest.approx(
-            directed, rel=1e-9, abs=1e-12
-        )
+        assert average_surface_distance(monai, average="directed") == pytest.approx(directed, rel=1e-9, abs=1e-12)
         tolerance = float(rng.choice([0.0, 0.7, 1.0, 2.0]))
         within = sum(d <= tolerance + 1e-9 for d in there + back) / len(there + back)
         assert surface_dice(monai, tolerance_mm=tolerance) == pytest.approx(within)

@@ -5,8 +5,8 @@ import math
 
 import numpy as np
 import pytest
-from evaluation import surface_oracle as oracle
 
+from evaluation import surface_oracle as oracle
 from scantling.evaluation.surface_area import area_table, cell_codes
 
 CORNERS = list(itertools.product((0, 1), repeat=3))
@@ -74,16 +74,13 @@ def test_a_single_voxel_is_an_octahedron_and_a_single_pixel_a_diamond() -> None:
 
 
 def test_a_plane_has_its_own_area_in_each_direction() -> None:
-    # one more layer on each side of a slab adds nothing; one more row of voxels adds two faces (up and down)
     spacing = (3.0, 2.0, 0.5)
     for axis in range(3):
         small, large = [4, 4, 4], [4, 4, 4]
         large[(axis + 1) % 3] += 1
-        grown = total_area(np.ones(large, dtype=bool), spacing) - total_area(
-            np.ones(small, dtype=bool), spacing
-        )
+        grown = total_area(np.ones(large, dtype=bool), spacing) - total_area(np.ones(small, dtype=bool), spacing)
         n, m = (axis + 1) % 3, (axis + 2) % 3
-        # the walls along `n` grow by one voxel: two walls normal to `axis`, two normal to `m`, edges cut at 45 degrees
+        # along `n` one more voxel of wall: two walls normal to `axis`, two normal to `m`, four bevelled edges
         straight = 2 * 3 * spacing[n] * spacing[m] + 2 * 3 * spacing[n] * spacing[axis]
         bevels = 4 * spacing[n] * math.hypot(spacing[axis], spacing[m]) / 2
         assert grown == pytest.approx(straight + bevels)
@@ -92,9 +89,7 @@ def test_a_plane_has_its_own_area_in_each_direction() -> None:
 def test_the_contour_of_a_rectangle_is_its_sides_and_four_bevels() -> None:
     # 3 x 5 pixels of 2 x 0.5 mm: sides of (n - 1) pixels, corners cut off by half a pixel's diagonal
     sides = 2 * (2 * 2.0 + 4 * 0.5)
-    assert total_area(np.ones((3, 5), dtype=bool), (2.0, 0.5)) == pytest.approx(
-        sides + 4 * math.hypot(2.0, 0.5) / 2
-    )
+    assert total_area(np.ones((3, 5), dtype=bool), (2.0, 0.5)) == pytest.approx(sides + 4 * math.hypot(2.0, 0.5) / 2)
 
 
 def test_a_ball_is_a_little_rougher_than_a_sphere() -> None:
@@ -109,9 +104,7 @@ def test_codes_are_the_corners_that_are_inside(shape: tuple[int, ...]) -> None:
     corners = list(itertools.product((0, 1), repeat=len(shape)))
     codes = cell_codes(mask)
     found = {
-        tuple(int(i) - 1 for i in at): frozenset(
-            c for bit, c in enumerate(corners) if codes[tuple(at)] >> bit & 1
-        )
+        tuple(int(i) - 1 for i in at): frozenset(c for bit, c in enumerate(corners) if codes[tuple(at)] >> bit & 1)
         for at in np.argwhere((codes > 0) & (codes < 2 ** len(corners) - 1))
     }
     assert found == oracle.cells(mask)

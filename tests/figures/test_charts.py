@@ -119,9 +119,7 @@ def test_a_logarithmic_axis_leaves_out_what_has_no_logarithm():
 
 
 def test_several_lines_get_a_legend_that_wraps():
-    lines = [
-        Line(name=f"a rather long loss name {k}", x=[0, 1], y=[k, 1], colour="#111111") for k in range(6)
-    ]
+    lines = [Line(name=f"a rather long loss name {k}", x=[0, 1], y=[k, 1], colour="#111111") for k in range(6)]
     svg = parse(line_chart(lines, x_label="e", y_label="l", title="t", width=480))
     names = [t for t in svg.iter("text") if (t.text or "").startswith("a rather")]
     assert len(names) == 6
@@ -130,9 +128,7 @@ def test_several_lines_get_a_legend_that_wraps():
 
 
 def test_strips_hold_one_dot_a_finite_case_and_their_mean():
-    strip = Strip(
-        name="heart", values=[0.5, 0.75, math.nan, 1.0], colour="#009e73", mean=0.75, interval=(0.6, 0.9)
-    )
+    strip = Strip(name="heart", values=[0.5, 0.75, math.nan, 1.0], colour="#009e73", mean=0.75, interval=(0.6, 0.9))
     svg = parse(strip_chart([strip], x_label="Dice", title="Dice per case"))
     dots = sorted(float(c.get("cx")) for c in svg.iter("circle"))
     assert len(dots) == 3
@@ -152,10 +148,7 @@ def test_boxes_are_drawn_from_four_cases_on():
 
 def test_many_equal_values_do_not_hide_each_other_completely():
     strip = Strip(name="a", values=[0.9] * 5, colour="#009e73")
-    dots = {
-        (c.get("cx"), c.get("cy"))
-        for c in parse(strip_chart([strip], x_label="Dice", title="t")).iter("circle")
-    }
+    dots = {(c.get("cx"), c.get("cy")) for c in parse(strip_chart([strip], x_label="Dice", title="t")).iter("circle")}
     assert len(dots) == 5
 
 
@@ -177,9 +170,7 @@ def test_a_perfect_reliability_lies_on_the_diagonal():
             y_label="b",
             title="c",
         ),
-        lambda: strip_chart(
-            [Strip(name=NAUGHTY, values=[0.5], colour="#111111")], x_label=NAUGHTY, title=NAUGHTY
-        ),
+        lambda: strip_chart([Strip(name=NAUGHTY, values=[0.5], colour="#111111")], x_label=NAUGHTY, title=NAUGHTY),
         lambda: reliability_chart([0.5], [0.5], [1.0], title=NAUGHTY),
     ],
 )

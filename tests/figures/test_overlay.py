@@ -66,9 +66,7 @@ def test_the_solid_line_lies_on_the_predicted_border():
     picture = draw_overlay(grey(), prediction=square(), height_px=400)
     at = rows_of_colour(picture, class_colour(1))
     assert at.size
-    from_border = np.minimum(np.abs(at - 100), np.abs(at - 300)).min(
-        axis=1
-    )  # border at 10 and 30 of 40 pixels
+    from_border = np.minimum(np.abs(at - 100), np.abs(at - 300)).min(axis=1)  # border at 10 and 30 of 40 pixels
     assert from_border.max() <= 6
     corners = at.min(axis=0), at.max(axis=0)
     assert np.allclose(corners, [(100, 100), (299, 299)], atol=6)

@@ -117,9 +117,7 @@ def test_a_model_of_a_newer_release_is_refused_and_says_to_update(copy: Path) ->
             load_model(copy, CPU)
 
 
-@pytest.mark.parametrize(
-    "content", [b"{}", b"[]", b"not json", b'{"schema_version": 1, "plan": {}, "meta": {}}']
-)
+@pytest.mark.parametrize("content", [b"{}", b"[]", b"not json", b'{"schema_version": 1, "plan": {}, "meta": {}}'])
 def test_a_description_that_is_none_is_refused(copy: Path, content: bytes) -> None:
     rewrite(copy, "model.json", content)
     with pytest.raises(IntegrityError, match=r"model\.json"):

@@ -29,9 +29,7 @@ def flood(mask: np.ndarray) -> list[set[tuple[int, ...]]]:
 
 @pytest.mark.parametrize("shape", [(20, 25), (7, 9, 8)])
 @pytest.mark.parametrize("seed", range(4))
-def test_per_class_the_largest_component_stays_and_the_rest_is_counted(
-    shape: tuple[int, ...], seed: int
-) -> None:
+def test_per_class_the_largest_component_stays_and_the_rest_is_counted(shape: tuple[int, ...], seed: int) -> None:
     rng = np.random.default_rng(seed)
     label_map = rng.choice(4, size=shape, p=[0.7, 0.1, 0.15, 0.05]).astype(np.int8)
     result, removals = keep_largest_components(label_map, ("background", "a", "b", "c"))
@@ -40,17 +38,13 @@ def test_per_class_the_largest_component_stays_and_the_rest_is_counted(
         kept = {tuple(map(int, index)) for index in np.argwhere(result == k)}
         assert kept in components
         assert len(kept) == max(map(len, components))
-        removed = Removal(
-            class_name=name, components=len(components) - 1, voxels=sum(map(len, components)) - len(kept)
-        )
+        removed = Removal(class_name=name, components=len(components) - 1, voxels=sum(map(len, components)) - len(kept))
         assert removed in removals
     assert (result[label_map == 0] == 0).all()
 
 
 def test_of_equally_large_components_the_first_stays() -> None:
-    result, removals = keep_largest_components(
-        np.array([[0, 1, 0, 1, 0, 1]], dtype=np.int8), ("background", "dot")
-    )
+    result, removals = keep_largest_components(np.array([[0, 1, 0, 1, 0, 1]], dtype=np.int8), ("background", "dot"))
     assert result.tolist() == [[0, 1, 0, 0, 0, 0]]
     assert removals == (Removal(class_name="dot", components=2, voxels=2),)
 

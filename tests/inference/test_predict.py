@@ -72,18 +72,14 @@ def test_a_folder_with_one_broken_file_gives_the_others_and_one_sentence(
     assert record["failures"] == dict(run.failures)
     assert record["model_sha256"] == sha256_file(run_folder / "model" / "model.safetensors")
     assert record["classes"] == {"background": 0, "bright": 7}
-    assert record["settings"] == dict.fromkeys(
-        ("tta", "probabilities", "uncertainty", "largest_component"), False
-    )
+    assert record["settings"] == dict.fromkeys(("tta", "probabilities", "uncertainty", "largest_component"), False)
     assert str(tmp_path) not in json.dumps({**record, "failures": {}})
 
 
 def test_the_files_of_a_folder_hold_what_the_predictor_says_image_by_image(
     tmp_path: Path, run_folder: Path, images: Path
 ) -> None:
-    run = predict_folder(
-        run_folder / "model", images, tmp_path / "out", device="cpu", tta=True, largest_component=True
-    )
+    run = predict_folder(run_folder / "model", images, tmp_path / "out", device="cpu", tta=True, largest_component=True)
     run.require_complete()
     predictor = Predictor.load(run_folder, device="cpu")
     record = json.loads((tmp_path / "out" / "predictions.json").read_text())
@@ -116,17 +112,13 @@ def test_predictions_are_never_written_where_images_or_model_lie(
     assert sorted(str(path) for path in tmp_path.rglob("*")) == names
 
 
-def test_the_folder_of_a_single_file_is_an_input_folder_too(
-    tmp_path: Path, run_folder: Path, images: Path
-) -> None:
+def test_the_folder_of_a_single_file_is_an_input_folder_too(tmp_path: Path, run_folder: Path, images: Path) -> None:
     with pytest.raises(ConfigError, match="the images lie there"):
         predict_folder(run_folder, images / "a.nii.gz", images, device="cpu", overwrite=True)
     assert len(list(images.iterdir())) == 3
 
 
-def test_an_old_output_folder_is_refused_or_moved_aside(
-    tmp_path: Path, run_folder: Path, images: Path
-) -> None:
+def test_an_old_output_folder_is_refused_or_moved_aside(tmp_path: Path, run_folder: Path, images: Path) -> None:
     out = tmp_path / "out"
     predict_folder(run_folder, images, out, device="cpu")
     with pytest.raises(ConfigError, match="--overwrite"):
@@ -137,9 +129,7 @@ def test_an_old_output_folder_is_refused_or_moved_aside(
     assert len(list(out.glob("*.nii.gz"))) == 1
 
 
-def test_a_folder_without_images_and_a_path_that_is_not_there_are_refused(
-    tmp_path: Path, run_folder: Path
-) -> None:
+def test_a_folder_without_images_and_a_path_that_is_not_there_are_refused(tmp_path: Path, run_folder: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="holds no image"):
         predict_folder(run_folder, tmp_path / "empty", tmp_path / "out", device="cpu")
@@ -185,9 +175,7 @@ def test_a_data_set_is_predicted_with_its_channels_in_the_models_order(
     folder = data_set(tmp_path / "data", write_nifti)
     cases, failures = find_cases(folder, make_plan(3, 3, channels=("T1", "T2")))
     assert failures == {}
-    assert [(case.case_id, [path.parent.name for path in case.images]) for case in cases] == [
-        ("first", ["t1", "t2"])
-    ]
+    assert [(case.case_id, [path.parent.name for path in case.images]) for case in cases] == [("first", ["t1", "t2"])]
 
 
 def test_a_data_set_with_other_channels_is_refused_naming_both(

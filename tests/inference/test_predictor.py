@@ -75,9 +75,7 @@ def test_a_label_file_has_the_voxels_and_the_geometry_of_its_image_in_any_orient
     np.testing.assert_allclose(entropy, wanted, atol=1e-4)
 
 
-def test_a_picture_gets_a_picture_of_stored_values(
-    tmp_path: Path, make_plan: Make, above_mean: Above
-) -> None:
+def test_a_picture_gets_a_picture_of_stored_values(tmp_path: Path, make_plan: Make, above_mean: Above) -> None:
     from PIL import Image
 
     pixels = np.random.default_rng(1).integers(0, 255, (21, 17)).astype(np.uint8)
@@ -157,8 +155,7 @@ def test_two_channels_are_both_seen_and_one_too_few_is_refused_naming_both_numbe
 ) -> None:
     first, second = noise((9, 9, 9), 1), noise((9, 9, 9), 2)
     images = [
-        read_image(write_nifti(tmp_path / f"{name}.nii.gz", voxels))
-        for name, voxels in (("a", first), ("b", second))
+        read_image(write_nifti(tmp_path / f"{name}.nii.gz", voxels)) for name, voxels in (("a", first), ("b", second))
     ]
     predictor = above_mean(make_plan(3, 3, channels=("T1", "T2")))
     prediction = predictor.predict(images)
@@ -171,9 +168,7 @@ def test_two_channels_are_both_seen_and_one_too_few_is_refused_naming_both_numbe
         predictor.predict([images[0], small])
 
 
-def test_a_picture_is_refused_by_a_model_of_volumes(
-    tmp_path: Path, make_plan: Make, above_mean: Above
-) -> None:
+def test_a_picture_is_refused_by_a_model_of_volumes(tmp_path: Path, make_plan: Make, above_mean: Above) -> None:
     from PIL import Image
 
     Image.fromarray(np.zeros((9, 9), dtype=np.uint8)).save(tmp_path / "a.png")
@@ -197,9 +192,7 @@ def test_an_image_with_a_voxel_that_is_no_number_is_predicted_finitely_and_says_
     assert any("NaN or infinite" in note for note in prediction.notes) == (not np.isfinite(value))
 
 
-def test_a_constant_image_is_predicted(
-    tmp_path: Path, make_plan: Make, above_mean: Above, write_nifti: Write
-) -> None:
+def test_a_constant_image_is_predicted(tmp_path: Path, make_plan: Make, above_mean: Above, write_nifti: Write) -> None:
     image = read_image(write_nifti(tmp_path / "a.nii.gz", np.full((9, 9, 9), 5, dtype=np.int16)))
     prediction = above_mean(make_plan(3, 3)).predict([image], uncertainty=True)
     assert not prediction.label_map.any()

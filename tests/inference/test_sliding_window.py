@@ -60,9 +60,7 @@ def brute_force(network: nn.Module, image: Tensor, patch: tuple[int, ...], n_cla
 
 
 @pytest.mark.parametrize(("shape", "patch"), VOLUMES + PICTURES)
-def test_logits_equal_a_brute_force_window_with_a_count_volume(
-    shape: tuple[int, ...], patch: tuple[int, ...]
-) -> None:
+def test_logits_equal_a_brute_force_window_with_a_count_volume(shape: tuple[int, ...], patch: tuple[int, ...]) -> None:
     network, image = network_for(len(shape)), image_of(shape)
     actual = predict_logits(network, image, patch_size=patch, n_classes=4, batch_size=5)
     np.testing.assert_allclose(actual.numpy(), brute_force(network, image, patch, 4), rtol=1e-4, atol=1e-5)
@@ -136,9 +134,7 @@ class Constant(nn.Module):
 
 
 @pytest.mark.parametrize(("shape", "patch"), VOLUMES + PICTURES)
-def test_a_constant_network_gives_its_constant_at_every_voxel(
-    shape: tuple[int, ...], patch: tuple[int, ...]
-) -> None:
+def test_a_constant_network_gives_its_constant_at_every_voxel(shape: tuple[int, ...], patch: tuple[int, ...]) -> None:
     values = torch.tensor([-2.0, 3.5, 1e4])
     actual = predict_logits(Constant(values), image_of(shape), patch_size=patch, n_classes=3, overlap=0.75)
     wanted = values.reshape(-1, *[1] * len(shape)).expand(3, *shape)
@@ -149,9 +145,7 @@ class AlongAxes(nn.Module):
     """Logits that are the image itself, and a ramp that points along the patch's axes."""
 
     def forward(self, x: Tensor) -> Tensor:
-        ramp = (
-            torch.arange(x[0, 0].numel(), dtype=x.dtype).reshape(x.shape[2:]).expand(len(x), 1, *x.shape[2:])
-        )
+        ramp = torch.arange(x[0, 0].numel(), dtype=x.dtype).reshape(x.shape[2:]).expand(len(x), 1, *x.shape[2:])
         return torch.cat([x[:, :1], ramp], dim=1)
 
 

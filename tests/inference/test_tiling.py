@@ -44,9 +44,7 @@ def test_the_gaussian_is_scipys_up_to_its_height() -> None:
         np.testing.assert_allclose(gaussian(extent).numpy(), reference(extent, extent / 8), rtol=1e-12)
 
 
-@pytest.mark.parametrize(
-    ("shape", "patch"), [((20, 31, 14), (8, 12, 8)), ((5, 40), (8, 16)), ((3, 4, 5), (8, 8, 8))]
-)
+@pytest.mark.parametrize(("shape", "patch"), [((20, 31, 14), (8, 12, 8)), ((5, 40), (8, 16)), ((3, 4, 5), (8, 8, 8))])
 def test_the_product_of_the_inverse_vectors_is_one_over_a_count_volume(
     shape: tuple[int, ...], patch: tuple[int, ...]
 ) -> None:

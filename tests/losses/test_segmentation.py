@@ -47,8 +47,7 @@ def make_batch(
 def pixels(batch: Batch) -> list[tuple[int, list[float], int, float, list[bool]]]:
     """(sample, probabilities, label, weight, annotated) of every pixel that counts."""
     logits, label_maps, weights, annotated = (
-        part.tolist()
-        for part in (t.flatten(2) if t.ndim > 2 and i == 0 else t.flatten(1) for i, t in enumerate(batch))
+        part.tolist() for part in (t.flatten(2) if t.ndim > 2 and i == 0 else t.flatten(1) for i, t in enumerate(batch))
     )
     found = []
     for b, labels in enumerate(label_maps):
@@ -151,14 +150,9 @@ def test_a_pixel_of_unknown_label_or_of_weight_zero_gives_exactly_no_gradient() 
 def test_unknown_pixels_do_not_change_the_value() -> None:
     logits, label_maps, weights, annotated = make_batch(4)
     other = logits.clone()
-    other.movedim(1, -1)[label_maps == IGNORE] += 5 * torch.randn(
-        4, generator=torch.Generator().manual_seed(0)
-    )
+    other.movedim(1, -1)[label_maps == IGNORE] += 5 * torch.randn(4, generator=torch.Generator().manual_seed(0))
     for loss in (dice_loss, cross_entropy):
-        assert (
-            loss(other, label_maps, weights, annotated).item()
-            == loss(logits, label_maps, weights, annotated).item()
-        )
+        assert loss(other, label_maps, weights, annotated).item() == loss(logits, label_maps, weights, annotated).item()
 
 
 def test_background_stands_for_the_classes_nobody_looked_for() -> None:
@@ -173,9 +167,7 @@ def test_background_stands_for_the_classes_nobody_looked_for() -> None:
 
 def test_a_merged_background_pulls_no_probability_from_the_classes_it_may_be() -> None:
     logits = torch.zeros(1, 3, 1, requires_grad=True)
-    cross_entropy(
-        logits, torch.tensor([[0]]), torch.ones(1, 1), torch.tensor([[True, True, False]])
-    ).backward()
+    cross_entropy(logits, torch.tensor([[0]]), torch.ones(1, 1), torch.tensor([[True, True, False]])).backward()
     # d(-log(p0 + p2)): p1 is pushed down by 1/3, the other two share the gain equally
     assert logits.grad.flatten().tolist() == pytest.approx([-1 / 6, 1 / 3, -1 / 6])
 
@@ -233,18 +225,14 @@ def test_a_single_labelled_pixel_is_enough() -> None:
     logits = torch.zeros(1, 2, 4, 4, requires_grad=True)
     label_maps = torch.full((1, 4, 4), IGNORE)
     label_maps[0, 2, 1] = 1
-    dice, entropy = dice_and_cross_entropy(
-        logits, label_maps, torch.ones(1, 4, 4), torch.ones(1, 2, dtype=torch.bool)
-    )
+    dice, entropy = dice_and_cross_entropy(logits, label_maps, torch.ones(1, 4, 4), torch.ones(1, 2, dtype=torch.bool))
     assert entropy.item() == pytest.approx(math.log(2))
     assert dice.item() == pytest.approx(1 - 1 / 1.5, abs=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("partial", [False, True])
-def test_logits_up_to_ten_thousand_give_finite_losses_and_gradients(
-    dtype: torch.dtype, partial: bool
-) -> None:
+def test_logits_up_to_ten_thousand_give_finite_losses_and_gradients(dtype: torch.dtype, partial: bool) -> None:
     logits, label_maps, weights, annotated = make_batch(7, partial=partial, dtype=torch.float32)
     extreme = (logits.sign() * 1e4).to(dtype).requires_grad_()
     dice, entropy = dice_and_cross_entropy(extreme, label_maps, weights, annotated)

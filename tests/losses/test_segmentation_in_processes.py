@@ -51,9 +51,7 @@ def gradients(tmp_path_factory: pytest.TempPathFactory) -> Gradients:
     return found
 
 
-@pytest.mark.parametrize(
-    "name", ["cross_entropy, normaliser", "cross_entropy", "dice", "dice per sample", "both"]
-)
+@pytest.mark.parametrize("name", ["cross_entropy, normaliser", "cross_entropy", "dice", "dice per sample", "both"])
 def test_two_processes_give_the_gradient_of_one(gradients: Gradients, name: str) -> None:
     shared, alone = gradients[name]["shared"][:-1], gradients[name]["alone"][:-1]
     assert alone.abs().max() > 1e-3
@@ -61,12 +59,8 @@ def test_two_processes_give_the_gradient_of_one(gradients: Gradients, name: str)
 
 
 @pytest.mark.parametrize("name", ["cross_entropy", "dice", "dice per sample", "both"])
-def test_summing_over_processes_gives_each_the_loss_of_the_whole_batch(
-    gradients: Gradients, name: str
-) -> None:
-    assert gradients[name]["shared"][-1].item() == pytest.approx(
-        gradients[name]["alone"][-1].item(), rel=1e-12
-    )
+def test_summing_over_processes_gives_each_the_loss_of_the_whole_batch(gradients: Gradients, name: str) -> None:
+    assert gradients[name]["shared"][-1].item() == pytest.approx(gradients[name]["alone"][-1].item(), rel=1e-12)
 
 
 def test_the_shares_differ_so_much_that_dividing_by_their_own_weight_would_show(gradients: Gradients) -> None:

@@ -16,9 +16,7 @@ from scantling.networks import NETWORKS, RESNET50_UNET, SCRIBBLE_UNET, UNet, bui
 from scantling.networks.build import initialise
 
 SMALL = {
-    "plain_unet": NetworkPlan(
-        features=(8, 16), strides=((1, 1), (2, 2)), kernels=((3, 3),) * 2, deep_supervision=True
-    ),
+    "plain_unet": NetworkPlan(features=(8, 16), strides=((1, 1), (2, 2)), kernels=((3, 3),) * 2, deep_supervision=True),
     "residual_unet": NetworkPlan(
         kind="residual_unet", features=(8, 16), strides=((1, 1), (2, 2)), kernels=((3, 3),) * 2, norm="batch"
     ),

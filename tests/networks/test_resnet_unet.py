@@ -77,14 +77,10 @@ def resnet50_features(x: Tensor, state: dict[str, Tensor]) -> list[Tensor]:
         for block in range(blocks):
             name, stride = f"layer{stage + 1}.{block}", 2 if stage > 0 and block == 0 else 1
             z = F.relu(norm(F.conv2d(y, state[f"{name}.conv1.weight"]), f"{name}.bn1"))
-            z = F.relu(
-                norm(F.conv2d(z, state[f"{name}.conv2.weight"], stride=stride, padding=1), f"{name}.bn2")
-            )
+            z = F.relu(norm(F.conv2d(z, state[f"{name}.conv2.weight"], stride=stride, padding=1), f"{name}.bn2"))
             z = norm(F.conv2d(z, state[f"{name}.conv3.weight"]), f"{name}.bn3")
             if block == 0:
-                y = norm(
-                    F.conv2d(y, state[f"{name}.downsample.0.weight"], stride=stride), f"{name}.downsample.1"
-                )
+                y = norm(F.conv2d(y, state[f"{name}.downsample.0.weight"], stride=stride), f"{name}.downsample.1")
             y = F.relu(y + z)
         found.append(y)
     return found
@@ -120,14 +116,10 @@ def test_the_wide_decoder_of_the_dense_contrastive_paper_has_its_size() -> None:
 
 def test_the_sample_weights_have_the_size_of_resnet50(published: dict[str, Tensor]) -> None:
     trained = [value for name, value in published.items() if "running" not in name and "num_" not in name]
-    assert (
-        sum(value.numel() for value in trained) == 25_557_032
-    )  # as published for ResNet-50 with its classifier
+    assert sum(value.numel() for value in trained) == 25_557_032  # as published for ResNet-50 with its classifier
 
 
-def test_with_loaded_weights_the_encoder_computes_resnet50(
-    published: dict[str, Tensor], weights_file: Path
-) -> None:
+def test_with_loaded_weights_the_encoder_computes_resnet50(published: dict[str, Tensor], weights_file: Path) -> None:
     network = build(in_channels=3)
     before = {name: value.clone() for name, value in network.state_dict().items()}
     report = load_resnet50_weights(network, weights_file)

@@ -107,9 +107,7 @@ def test_two_tensors_that_would_get_one_name_are_refused() -> None:
 
 def test_where_nothing_fits_both_sides_are_named_and_nothing_changes() -> None:
     network = make_network()
-    with pytest.raises(
-        DataError, match=r"none of its 2 tensors fits .*\(the file has p, q; the network has 0.weight"
-    ):
+    with pytest.raises(DataError, match=r"none of its 2 tensors fits .*\(the file has p, q; the network has 0.weight"):
         load_matching(network, {"p": torch.ones(1), "q": torch.ones(2)})
     assert not any(parameter.any() for parameter in network.parameters())
 
@@ -197,9 +195,7 @@ def test_a_damaged_plain_pickle_is_refused_whatever_its_bytes_lead_to(tmp_path: 
         ("weights.pt", {"epoch": 3}, "holds no named tensors"),
     ],
 )
-def test_what_is_no_file_of_weights_is_said_to_be_none(
-    tmp_path: Path, name: str, content: Any, text: str
-) -> None:
+def test_what_is_no_file_of_weights_is_said_to_be_none(tmp_path: Path, name: str, content: Any, text: str) -> None:
     path = tmp_path / name
     if isinstance(content, bytes):
         path.write_bytes(content)

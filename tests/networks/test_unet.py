@@ -21,9 +21,7 @@ PLANS = {
     "plain 2D": NetworkPlan(features=(4, 6, 8), strides=((1, 1), (2, 2), (2, 2)), kernels=((3, 3),) * 3),
     "plain 3D": NetworkPlan(**ANISOTROPIC),
     "residual 3D": NetworkPlan(kind="residual_unet", norm="batch", **ANISOTROPIC),
-    "stride 4": NetworkPlan(
-        features=(4, 8), strides=((1, 1), (4, 2)), kernels=((3, 3),) * 2, convs_per_stage=1
-    ),
+    "stride 4": NetworkPlan(features=(4, 8), strides=((1, 1), (4, 2)), kernels=((3, 3),) * 2, convs_per_stage=1),
     "scribble": SCRIBBLE_UNET.model_copy(update={"features": (4, 5, 6, 7, 8)}),
     "resnet50": RESNET50_UNET.model_copy(update={"features": (4, 5, 6, 7, 8, 2048)}),
 }
@@ -102,9 +100,7 @@ def test_logits_from_features_are_those_of_a_forward_pass(name: str) -> None:
 
 def test_a_tap_that_does_not_exist_is_named_with_those_that_do() -> None:
     network = make("plain 2D")
-    with pytest.raises(
-        ValueError, match=r"stop_at='decoder.7'.*encoder.0, encoder.1, encoder.2, decoder.0, decoder.1"
-    ):
+    with pytest.raises(ValueError, match=r"stop_at='decoder.7'.*encoder.0, encoder.1, encoder.2, decoder.0, decoder.1"):
         network.features(images(network), stop_at="decoder.7")
 
 

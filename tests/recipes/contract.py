@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
 from scantling.data.plan import ClassPlan, IntensityPlan, NetworkPlan, Plan
 from scantling.data.sample import Sample
+from scantling.errors import Interrupted
 from scantling.recipes import build_recipe
 from scantling.recipes.recipe import Recipe
 from scantling.seeding import numpy_generator, torch_generator
@@ -73,7 +75,13 @@ def build(name: str, settings: dict[str, Any] | None = None, *, seed: int = 0) -
 def loop_for(recipe: Recipe, folder: Path, *, steps: int, seed: int = 0, **config: Any) -> Loop:
     """A loop over the shapes, in a run folder of its own."""
     folder.mkdir(parents=True, exist_ok=True)
-    settings = {"steps": steps, "steps_per_epoch": 5, "precision": "float32", "checkpoint_seconds": 1e9, **config}
+    settings = {
+        "steps": steps,
+        "steps_per_epoch": 5,
+        "precision": "float32",
+        "checkpoint_seconds": 1e9,
+        **config,
+    }
     settings.setdefault("optimisation", OptimisationConfig(learning_rate=5e-3))
     samples = StepSamples(Shapes(), BATCH, settings["steps_per_epoch"])
     return Loop(
@@ -130,10 +138,8 @@ def assert_resumed_equals_uninterrupted(name: str, folder: Path, settings: dict[
     for stop_after in (3, 5):
         interrupted = loop_for(build(name, settings), folder / f"part{stop_after}", steps=8)
         interrupted.stop = lambda loop=interrupted, n=stop_after: loop.state.step == n
-        try:
+        with pytest.raises(Interrupted):
             interrupted.run()
-        except Exception as error:  # noqa: BLE001 - looked at in the next line
-            assert type(error).__name__ == "Interrupted", error
         resumed = loop_for(build(name, settings, seed=99), folder / f"part{stop_after}", steps=8)
         assert resumed.restore() == []
         assert resumed.state.step == stop_after

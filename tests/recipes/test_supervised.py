@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from recipes.contract import BATCH, PATCH, Shapes, assert_contract, build
 
+from recipes.contract import BATCH, PATCH, Shapes, assert_contract, build
 from scantling.errors import ConfigError
 from scantling.seeding import torch_generator
 from scantling.views.maker import make_views

@@ -1,4 +1,4 @@
-"""A run folder as training leaves it, made of phantom radiographs and of their silver masks as predictions."""
+"""A run folder as training leaves it: phantom radiographs, with spoilt silver masks as predictions."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def finished_run(finished_run_made_once: Path, tmp_path: Path) -> Path:
 
 
 def build_run(path: Path, data: Path) -> Path:
-    """A finished run: a missing prediction, a missed heart, an invented piece, and the silver masks' own faults."""
+    """A finished run with a missing prediction, a missed heart and an invented piece of lung."""
     write_chest_phantom(data, n_labelled=2, n_unlabelled=4, n_test=N_TEST, seed=3, size=SIZE)
     manifest = open_dataset(data)
     run = RunFolder.create(path)
@@ -62,15 +62,16 @@ def build_run(path: Path, data: Path) -> Path:
         )  # fmt: skip
     run.append_log("out_of_memory", step=7, parts=2)
     run.update(
-        status="finished", recipe="supervised", seed=3, command=f"scantling train {data} -o {path}", steps=600,
-        started="2026-01-05T09:00:00+00:00", finished="2026-01-05T09:01:12+00:00", seconds=72.4, skipped_steps=1,
+        status="finished", recipe="supervised", seed=3, steps=600, skipped_steps=1, seconds=72.4,
+        command=f"scantling train {data} -o {path}",
+        started="2026-01-05T09:00:00+00:00", finished="2026-01-05T09:01:12+00:00",
         training_seconds=50.4, device="cpu", precision="torch.float32", threads=2,
         environment={"python": "3.11.7", "platform": "Linux x86_64", "cores": 2, "memory_gib": 15.6,
                      "versions": {"scantling": "0.1.0", "torch": "2.13.0", "numpy": "2.4.6"}},
     )  # fmt: skip
     (run.model).mkdir()
     (run.model / "model.safetensors").write_bytes(b"weights")
-    draw_worst_cases(path, n_worst=4)
+    draw_worst_cases(path, n_worst=4, height_px=120)
     return path
 
 
@@ -96,5 +97,3 @@ def predict(data: Path, run: RunFolder, cases: tuple[str, ...]) -> None:
             mask[2:8, 2:8] = 1
         geometry = read_geometry(data / "images" / f"{case}.png")
         write_label_map(run.predictions / f"{case}.png", mask.astype(np.uint8), geometry)
-
-

@@ -98,7 +98,10 @@ def test_a_restored_optimiser_takes_the_same_next_step_to_the_bit(kind: str) -> 
     def build() -> tuple[nn.Module, torch.optim.Optimizer]:
         torch.manual_seed(0)
         model = nn.Linear(4, 2)
-        options = {"adamw": lambda p: torch.optim.AdamW(p, lr=0.1), "sgd": lambda p: torch.optim.SGD(p, 0.1, 0.9)}
+        options = {
+            "adamw": lambda p: torch.optim.AdamW(p, lr=0.1),
+            "sgd": lambda p: torch.optim.SGD(p, 0.1, 0.9),
+        }
         return model, options[kind](model.parameters())
 
     def step(model: nn.Module, optimiser: torch.optim.Optimizer) -> None:

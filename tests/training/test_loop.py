@@ -1,15 +1,17 @@
 from __future__ import annotations
 
 import itertools
+import sys
+import types
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from recipes.contract import BATCH, PATCH, Shapes, assert_equal, build, loop_for, weights_of
 from torch import nn
 
-from scantling.errors import IntegrityError, Interrupted, ResourceError
+from recipes.contract import BATCH, PATCH, Shapes, assert_equal, build, loop_for, weights_of
+from scantling.errors import ConfigError, IntegrityError, Interrupted, ResourceError
 from scantling.training import loop as module
 from scantling.training.batches import StepSamples, batches
 from scantling.training.loop import Validation
@@ -59,7 +61,7 @@ def test_out_of_memory_halves_the_batch_says_so_and_goes_on(tmp_path: Path) -> N
 
 def test_out_of_memory_with_single_samples_ends_with_a_fix_and_other_errors_pass(tmp_path: Path) -> None:
     loop = loop_for(failing(build("supervised"), [MemoryError()] * 9), tmp_path / "a", steps=2)
-    with pytest.raises(ResourceError, match="does not fit in memory; make plan.patch_size smaller"):
+    with pytest.raises(ResourceError, match=r"does not fit in memory; make plan\.patch_size smaller"):
         loop.run()
     loop = loop_for(failing(build("supervised"), [RuntimeError("shape mismatch")]), tmp_path / "b", steps=2)
     with pytest.raises(RuntimeError, match="shape mismatch"):
@@ -157,7 +159,7 @@ def test_a_stopped_run_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
 def test_a_damaged_checkpoint_is_passed_over_with_a_sentence(tmp_path: Path) -> None:
     loop = loop_for(build("supervised"), tmp_path, steps=4, checkpoint_seconds=0)
     loop.run()
-    newest = sorted(tmp_path.glob("checkpoints/step-*"))[-1]
+    newest = max(tmp_path.glob("checkpoints/step-*"))
     newest.write_bytes(newest.read_bytes()[:-7])
     fresh = loop_for(build("supervised"), tmp_path, steps=4)
     assert "going back to the checkpoint before it" in fresh.restore()[0]
@@ -198,3 +200,30 @@ def test_half_precision_trains_and_keeps_weights_in_float32(tmp_path: Path, prec
     assert {p.dtype for p in loop.recipe.parameters()} == {torch.float32}
     losses = [sum(e["losses"].values()) for e in events(loop, "epoch")]
     assert losses[-1] < losses[0]
+
+
+def test_tensorboard_gets_every_term_of_an_epoch_or_its_absence_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    points: list[tuple[str, float, int]] = []
+    writer = types.ModuleType("torch.utils.tensorboard.writer")
+    writer.SummaryWriter = lambda folder: types.SimpleNamespace(  # type: ignore[attr-defined]
+        add_scalar=lambda *point: points.append(point), flush=lambda: None
+    )
+    package = types.ModuleType("torch.utils.tensorboard")
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", package)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard.writer", writer)
+    loop = loop_for(build("supervised"), tmp_path / "a", steps=5, tensorboard=True)
+    loop.validate = scores([0.5])
+    loop.run()
+    names = {name for name, _, step in points if step == 5}
+    assert names >= {
+        "loss/dice",
+        "loss/cross_entropy",
+        "learning_rate",
+        "validation/mean_dice",
+        "validation/disc",
+    }
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard.writer", None)
+    with pytest.raises(ConfigError, match=r"scantling\[tensorboard\]"):
+        loop_for(build("supervised"), tmp_path / "b", steps=5, tensorboard=True)

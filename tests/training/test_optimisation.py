@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -32,7 +33,7 @@ def test_the_schedule_rises_to_the_peak_then_falls_as_its_formula() -> None:
 def test_the_schedule_never_jumps(schedule: str) -> None:
     config = OptimisationConfig(learning_rate=1.0, schedule=schedule, warmup_fraction=0.05)
     values = [learning_rate(k / 10_000, config) for k in range(10_001)]
-    assert max(abs(b - a) for a, b in zip(values, values[1:], strict=False)) < 0.003
+    assert max(abs(b - a) for a, b in itertools.pairwise(values)) < 0.003
     assert learning_rate(-1, config) == values[0]
     assert learning_rate(2, config) == values[-1]
 

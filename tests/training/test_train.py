@@ -24,9 +24,9 @@ from scantling.training.train import resume, start
 SMALL = PlanConfig(patch_size=(32, 32), batch_size=2)
 
 
-def config(data: Path, *, steps: int = 4, **changes: Any) -> RunConfig:
+def config(folder: Path, *, steps: int = 4, **changes: Any) -> RunConfig:
     loop = LoopConfig(steps=steps, steps_per_epoch=2, precision="float32", checkpoint_seconds=0)
-    values: dict[str, Any] = {"training": loop, "plan": SMALL, "data": DataConfig(path=str(data))}
+    values: dict[str, Any] = {"training": loop, "plan": SMALL, "data": DataConfig(path=str(folder))}
     return RunConfig(**(values | changes))
 
 
@@ -168,7 +168,7 @@ def test_a_run_by_time_keeps_its_budget_and_scores(chest: Path, tmp_path: Path) 
 
 def test_a_broken_training_case_is_named_and_the_others_are_used(tmp_path: Path) -> None:
     data = write_chest_phantom(tmp_path / "data", n_labelled=3, n_unlabelled=0, n_test=1, seed=0, size=48)
-    broken = sorted((data / "images").iterdir())[0]
+    broken = min((data / "images").iterdir())
     broken.write_bytes(broken.read_bytes()[:-30])
     run = start(config(data, steps=1), tmp_path / "run")
     assert run.status()["counts"]["train"] == 2
@@ -178,7 +178,13 @@ def test_a_broken_training_case_is_named_and_the_others_are_used(tmp_path: Path)
 
 def test_volumes_with_thick_slices_train_in_2d_and_in_3d(tmp_path: Path) -> None:
     data = write_cardiac_phantom(
-        tmp_path / "data", n_labelled=2, n_unlabelled=0, n_test=1, seed=0, shape=(6, 48, 48), with_scribbles=False
+        tmp_path / "data",
+        n_labelled=2,
+        n_unlabelled=0,
+        n_test=1,
+        seed=0,
+        shape=(6, 48, 48),
+        with_scribbles=False,
     )
     for dimensions, patch in ((2, (32, 32)), (3, (4, 32, 32))):
         plan = PlanConfig(dimensions=dimensions, patch_size=patch, batch_size=1)
@@ -201,3 +207,36 @@ def test_durations_are_read(text: str, seconds: float) -> None:
 def test_durations_that_are_none_are_refused(text: str) -> None:
     with pytest.raises(ConfigError):
         parse_duration(text)
+
+
+def test_an_edited_plan_is_obeyed_and_one_for_other_classes_is_refused(
+    finished: RunFolder, chest: Path, tmp_path: Path
+) -> None:
+    plan = read_json(finished.plan)
+    plan["network"]["deep_supervision"], plan["mirror_axes"] = True, [1]
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    run = start(config(chest, steps=1), tmp_path / "run", plan=tmp_path / "plan.json")
+    assert read_json(run.plan) == plan
+    with pytest.raises(PlanMismatch, match="made for classes"):
+        start(
+            config(chest, data=DataConfig(path=str(chest), classes=("heart",))), tmp_path / "other",
+            plan=tmp_path / "plan.json",
+        )  # fmt: skip
+    plan["netwrok"] = {}
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    with pytest.raises(ConfigError, match="did you mean 'network'"):
+        start(config(chest), tmp_path / "third", plan=tmp_path / "plan.json")
+    assert not (tmp_path / "third").exists()
+
+
+def test_presets_fit_their_patch_and_weights_are_taken_from_a_file(
+    finished: RunFolder, chest: Path, tmp_path: Path
+) -> None:
+    preset = SMALL.model_copy(update={"network": "scribble_unet"})
+    run = start(config(chest, plan=preset), tmp_path / "preset", dry_run=True)
+    assert read_json(run.plan)["network"]["kind"] == "scribble_unet"
+    assert all(n % 16 == 0 for n in read_json(run.plan)["patch_size"])
+    weights_file = str(finished.model / "model.safetensors")
+    run = start(config(chest, steps=1, init=weights_file), tmp_path / "init")
+    table = (run.path / "transfer.txt").read_text()
+    assert " 0 adapted, 0 skipped, 0 missing" in table.splitlines()[0]

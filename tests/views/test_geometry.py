@@ -77,9 +77,7 @@ def test_the_normalised_grid_reads_the_pixel_that_the_matrix_names(target, grid)
     rng = np.random.default_rng(2)
     dimensions = len(target)
     matrices = random_matrices(rng, 3, dimensions)
-    actual = geometry.normalised_grid(
-        torch.from_numpy(matrices), target_shape=target, grid_shape=grid
-    ).numpy()
+    actual = geometry.normalised_grid(torch.from_numpy(matrices), target_shape=target, grid_shape=grid).numpy()
     for b in range(3):
         for pixel in np.ndindex(*grid):
             index = matrices[b, :-1, :-1] @ pixel + matrices[b, :-1, -1]
@@ -112,9 +110,7 @@ def test_an_index_matrix_maps_indices_as_the_mm_matrix_maps_positions():
 def test_a_mirror_stays_exact_between_indices_for_any_spacing():
     for spacing in (49.0, 0.1, 1 / 3, 0.7):
         mirror = geometry.scaling(torch.tensor([[-1.0, 1.0]]))
-        index = geometry.index_matrix(
-            mirror, target_spacing_mm=(spacing, spacing), grid_spacing_mm=(spacing, spacing)
-        )
+        index = geometry.index_matrix(mirror, target_spacing_mm=(spacing, spacing), grid_spacing_mm=(spacing, spacing))
         assert torch.equal(index, mirror)
 
 

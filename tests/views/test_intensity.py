@@ -127,9 +127,7 @@ def test_drawn_values_stay_in_their_ranges_and_off_means_none():
         assert np.abs(coefficients).max() <= config.bias
         assert not coefficients[(orders > 3) | (orders == 0)].any()
         assert coefficients[(orders <= 3) & (orders >= 1)].all()
-    off = IntensityConfig(
-        **{name: 0.0 for name in IntensityConfig.model_fields if name.endswith("_probability")}
-    )
+    off = IntensityConfig(**{name: 0.0 for name in IntensityConfig.model_fields if name.endswith("_probability")})
     draw = draw_intensity(numpy_generator(0, "test", 0), off, dimensions=3)
     assert draw == IntensityDraw(noise_seed=draw.noise_seed)
 

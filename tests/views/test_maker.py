@@ -15,9 +15,7 @@ from scantling.views.intensity import IntensityConfig
 from scantling.views.maker import ViewConfig, make_views
 from scantling.views.view import ViewBatch
 
-UNCHANGED = IntensityConfig(
-    **{name: 0.0 for name in IntensityConfig.model_fields if name.endswith("_probability")}
-)
+UNCHANGED = IntensityConfig(**{name: 0.0 for name in IntensityConfig.model_fields if name.endswith("_probability")})
 MOVING = ViewConfig(
     n_views=2,
     rotation_probability=0.8,
@@ -124,13 +122,9 @@ def test_the_same_point_shows_the_same_place_in_both_views_of_a_pair(grid):
     compared = 0
     for row in range(len(samples)):
         centres = geometry.pixel_centres_mm(patch, spacing)
-        landed = geometry.indices_from_mm(
-            geometry.transform_points(second_from_first[row], centres), spacing
-        ).numpy()
+        landed = geometry.indices_from_mm(geometry.transform_points(second_from_first[row], centres), spacing).numpy()
         shown = batch.images[row, 0].reshape(len(shape), -1).numpy()
-        again = np.stack(
-            [scipy.ndimage.map_coordinates(c.numpy(), landed.T, order=1) for c in batch.images[row, 1]]
-        )
+        again = np.stack([scipy.ndimage.map_coordinates(c.numpy(), landed.T, order=1) for c in batch.images[row, 1]])
         claimed = claims[row, 0]
         # two linear interpolations of a linear picture agree where no zero from outside is mixed in
         safe = ((claimed >= 3) & (claimed <= np.array(shape) - 4)).all(axis=1)
@@ -217,9 +211,7 @@ def test_the_geometry_of_a_view_does_not_depend_on_its_batch():
 
 def test_the_intensities_of_a_view_do_not_depend_on_its_batch():
     samples = mixed_samples()
-    often = IntensityConfig(
-        **{name: 0.5 for name in IntensityConfig.model_fields if name.endswith("_probability")}
-    )
+    often = IntensityConfig(**{name: 0.5 for name in IntensityConfig.model_fields if name.endswith("_probability")})
     config = STILL.model_copy(update={"intensity": often, "n_views": 2})
     together = make_views(samples, config, (24, 20), seed=6)
     plain = make_views(samples, config, (24, 20), seed=6, train=False)

@@ -11,9 +11,7 @@ import torch.nn.functional as F
 from scantling.views.resampling import resample
 
 
-def some_images(
-    shape: tuple[int, ...], *, count: int = 2, channels: int = 2
-) -> tuple[torch.Tensor, torch.Tensor]:
+def some_images(shape: tuple[int, ...], *, count: int = 2, channels: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
     rng = np.random.default_rng(0)
     images = torch.from_numpy(rng.normal(size=(count, channels, *shape)).astype(np.float32))
     marks = torch.from_numpy(rng.integers(1, 9, (count, 2, *shape)).astype(np.float32))

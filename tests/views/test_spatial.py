@@ -29,8 +29,7 @@ EVERYTHING = SpatialConfig(
 
 def draws(config: SpatialConfig, patch: tuple[int, ...], spacing: tuple[float, ...], count: int = 200):
     return [
-        draw_spatial(numpy_generator(0, "test", i), config, patch_size=patch, spacing_mm=spacing)
-        for i in range(count)
+        draw_spatial(numpy_generator(0, "test", i), config, patch_size=patch, spacing_mm=spacing) for i in range(count)
     ]
 
 
@@ -63,9 +62,7 @@ def test_slices_are_thick_above_the_ratio_and_only_in_volumes():
 
 
 def test_nothing_is_drawn_at_probability_zero():
-    off = SpatialConfig(
-        rotation_probability=0, rotation_3d_probability=0, scale_probability=0, translate_probability=0
-    )
+    off = SpatialConfig(rotation_probability=0, rotation_3d_probability=0, scale_probability=0, translate_probability=0)
     for patch, spacing in (((9, 8), (1.0, 1.0)), ((9, 8, 7), (1.0, 1.0, 1.0))):
         assert set(draws(off, patch, spacing, 20)) == {no_draw(len(patch))}
 

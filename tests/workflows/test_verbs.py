@@ -86,7 +86,19 @@ def test_inspect_prints_what_was_found_and_writes_the_lock(data: Path, tmp_path:
 
 def test_a_configuration_file_is_a_layer_below_the_flags(run: Path, data: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    invoke("train", str(data), "-o", str(out), "--config", str(run / "config.toml"), "--seed", "4", "--steps", "1", "-q")
+    invoke(
+        "train",
+        str(data),
+        "-o",
+        str(out),
+        "--config",
+        str(run / "config.toml"),
+        "--seed",
+        "4",
+        "--steps",
+        "1",
+        "-q",
+    )
     status = json.loads((out / "run.json").read_text())
     assert (status["seed"], status["steps"]) == (4, 1)
     assert "patch_size = [" in (out / "config.toml").read_text()

@@ -13,7 +13,9 @@ from scantling.cli.options import Debug, Device, Json, Overwrite, Quiet, Seed
 
 def demo(
     out: Annotated[Path, Option("--out", "-o", help="New folder for data, run and report.")] = Path("demo-run"),
-    steps: Annotated[int | None, Option("--steps", min=1, help="Length of training; the default takes a minute.")] = None,
+    steps: Annotated[
+        int | None, Option("--steps", min=1, help="Length of training; the default takes a minute.")
+    ] = None,
     seed: Seed = 0,
     device: Device = "auto",
     overwrite: Overwrite = False,

@@ -22,6 +22,6 @@ def inspect(
     from scantling.workflows.verbs import inspect as run_inspect
 
     found = run_inspect(data, lock=(out or Path()) / "data.lock.json", layout=layout)
-    print(json.dumps(found.to_json()) if as_json else "\n".join(found.summary_lines()))
-    if found.count("error"):
+    print(json.dumps(found.to_json()) if as_json else found.text())
+    if found.errors:
         raise Exit(3)

@@ -63,6 +63,9 @@ def main() -> None:
     except Exception as error:
         if options.debug_wanted:
             raise
-        print(f"error: {type(error).__name__}: {error}. This is a bug of ours; run again with --debug and report what "
-              "it prints.", file=sys.stderr)
+        print(
+            f"error: {type(error).__name__}: {error}. This is a bug of ours; run again with --debug and report what "
+            "it prints.",
+            file=sys.stderr,
+        )
         sys.exit(70)

@@ -32,8 +32,11 @@ def train(
     ] = None,
     dimensions: Annotated[int | None, Option("--dimensions", min=2, max=3, help="Force a 2D or 3D network.")] = None,
     config: Annotated[Path | None, Option("--config", help="TOML file, such as the config.toml of a run.")] = None,
+    plan: Annotated[Path | None, Option("--plan", help="plan.json to obey, such as an edited one of a run.")] = None,
+    init: Annotated[Path | None, Option("--init", help="Weights to start from: .safetensors or .pth.")] = None,
     settings: Annotated[
-        list[str] | None, Option("--set", help="Any setting: training.optimisation.learning_rate=1e-3 (repeatable).")
+        list[str] | None,
+        Option("--set", help="Any setting: training.optimisation.learning_rate=1e-3 (repeatable)."),
     ] = None,
     layout: Layout = None,
     device: Device = "auto",
@@ -49,8 +52,8 @@ def train(
 
     result = run_train(
         data, out, recipe=recipe, time=time, steps=steps, seed=seed, labels=labels, fold=fold, classes=classes,
-        label_kinds=label_kinds, train_on=train_on or (), test_on=test_on or (), dimensions=dimensions, config=config,
-        settings=settings or (), layout=layout, device=device, workers=workers, dry_run=dry_run, overwrite=overwrite,
-        quiet=quiet,
+        label_kinds=label_kinds, train_on=train_on or (), test_on=test_on or (), dimensions=dimensions,
+        config=config, plan=plan, init=init, settings=settings or (), layout=layout, device=device, workers=workers,
+        dry_run=dry_run, overwrite=overwrite, quiet=quiet,
     )  # fmt: skip
     print(json.dumps(result.to_json()) if as_json else result.text())

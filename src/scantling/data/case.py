@@ -73,7 +73,8 @@ class ClassTable:
         dropped = [k for k in range(1, len(self.names)) if k not in kept]
         background = self.stored[0] + tuple(v for k in dropped for v in self.stored[k])
         return ClassTable(
-            names=("background", *(self.names[k] for k in kept)), stored=(background, *(self.stored[k] for k in kept))
+            names=("background", *(self.names[k] for k in kept)),
+            stored=(background, *(self.stored[k] for k in kept)),
         )
 
     def to_index(
@@ -96,8 +97,9 @@ class ClassTable:
             DataError: the label map holds an index that is no class (IGNORE included).
         """
         if label_map.size and (label_map.min() < 0 or label_map.max() >= len(self.names)):
-            raise DataError(f"label map: holds {int(label_map.min())}..{int(label_map.max())}, classes are 0.."
-                            f"{len(self.names) - 1}")
+            raise DataError(
+                f"label map: holds {int(label_map.min())}..{int(label_map.max())}, classes are 0..{len(self.names) - 1}"
+            )
         values = np.array([stored[0] for stored in self.stored])
         smallest = np.min_scalar_type(int(values.max())) if values.min() >= 0 else np.dtype(np.int16)
         exported: np.ndarray = values.astype(smallest)[label_map]
@@ -163,6 +165,12 @@ class Case:
 
     def attribute(self, name: str) -> str:
         """A column by its name in `cases.csv`; "" where it is absent."""
-        known = {"case": self.case_id, "subject": self.patient_id, "site": self.site, "scanner": self.scanner,
-                 "split": self.split, "fold": "" if self.fold is None else str(self.fold)}
+        known = {
+            "case": self.case_id,
+            "subject": self.patient_id,
+            "site": self.site,
+            "scanner": self.scanner,
+            "split": self.split,
+            "fold": "" if self.fold is None else str(self.fold),
+        }
         return known[name] if name in known else self.attributes.get(name, "")

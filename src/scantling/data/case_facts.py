@@ -127,26 +127,20 @@ def bounding_box(mask: Bool[np.ndarray, "*spatial"]) -> tuple[slice, ...]:
     return tuple(box)
 
 
-def label_ceiling(
-    label_map: Integer[np.ndarray, "*spatial"], spacing_mm: tuple[float, ...]
-) -> dict[float, float]:
+def label_ceiling(label_map: Integer[np.ndarray, "*spatial"], spacing_mm: tuple[float, ...]) -> dict[float, float]:
     """Per factor, the mean Dice over classes of a label map made coarser along its fine axes and finer again.
 
     The best score a network could reach that predicts on the coarser grid perfectly. Resampling is that of
     the preparation. Axes more than twice as coarse as the finest are left alone, unknown voxels not counted.
     """
     box = bounding_box(label_map > 0)
-    margin = tuple(
-        slice(max(b.start - 8, 0), min(b.stop + 8, n)) for b, n in zip(box, label_map.shape, strict=True)
-    )
+    margin = tuple(slice(max(b.start - 8, 0), min(b.stop + 8, n)) for b, n in zip(box, label_map.shape, strict=True))
     original = np.ascontiguousarray(label_map[margin])
     known = original != IGNORE
     fine = [mm <= 2.0 * min(spacing_mm) for mm in spacing_mm]
     result = {}
     for factor in COARSENINGS:
-        shape = tuple(
-            max(1, round(n / factor)) if f else n for n, f in zip(original.shape, fine, strict=True)
-        )
+        shape = tuple(max(1, round(n / factor)) if f else n for n, f in zip(original.shape, fine, strict=True))
         back = resample_labels(resample_labels(original, shape), original.shape)
         scores = []
         for k in np.unique(original[original > 0]):

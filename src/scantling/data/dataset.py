@@ -71,9 +71,7 @@ class PatchDataset(Dataset[Sample]):
         self.foreground_fraction = foreground_fraction
         self.crop_size = tuple(max(n, math.ceil(n * margin)) for n in plan.patch_size)
         self.pool = tuple(
-            index
-            for index, case in enumerate(self.cases)
-            if include_unlabelled or case.label_kind is not None
+            index for index, case in enumerate(self.cases) if include_unlabelled or case.label_kind is not None
         )
         if not self.pool:
             raise DataError(
@@ -115,9 +113,7 @@ class PatchDataset(Dataset[Sample]):
     def _slices(self) -> bool:
         return self.plan.dimensions < self.plan.image_axes
 
-    def _patch_start(
-        self, case: PreparedCase, rng: np.random.Generator
-    ) -> tuple[int | None, tuple[int, ...]]:
+    def _patch_start(self, case: PreparedCase, rng: np.random.Generator) -> tuple[int | None, tuple[int, ...]]:
         """Slice (2D plan on volumes) and first voxel of the patch, which may lie outside the image."""
         point = self._foreground_point(case, rng)
         shape = case.grid.shape
@@ -140,9 +136,7 @@ class PatchDataset(Dataset[Sample]):
                 start.append(int(np.clip(point[axis] - size // 2, low, high)))
         return slice_index, tuple(start)
 
-    def _foreground_point(
-        self, case: PreparedCase, rng: np.random.Generator
-    ) -> Int[np.ndarray, "axis"] | None:
+    def _foreground_point(self, case: PreparedCase, rng: np.random.Generator) -> Int[np.ndarray, "axis"] | None:
         wanted = rng.random() < self.foreground_fraction
         present = [k for k, n in enumerate(case.point_counts) if n]
         if not wanted or not present:
@@ -169,9 +163,7 @@ class PatchDataset(Dataset[Sample]):
         )
         source, target = _overlap(stored.shape[1:], start, self.crop_size)
         image = np.zeros((len(stored), *self.crop_size), dtype=np.float32)
-        image[(slice(None), *target)] = normalised_values(
-            stored[(slice(None), *source)], case.scale, case.offset
-        )
+        image[(slice(None), *target)] = normalised_values(stored[(slice(None), *source)], case.scale, case.offset)
         label_map = np.full(self.crop_size, IGNORE, dtype=np.int64)
         if labels is not None:
             label_map[target] = labels[source]

@@ -76,10 +76,7 @@ def examine(case: Case, classes: ClassTable, *, read_voxels: bool = True) -> Cas
         problem = _problem(case, "error", error.code, f"{error.message}; the case is left out")
         return CaseFinding(case_id=case.case_id, usable=False, problems=(problem,))
     grid_problems = tuple(_channel_problems(case, geometries))
-    looked = [
-        _examine_label(case, annotation, geometries[0], classes, read_voxels)
-        for annotation in case.annotations
-    ]
+    looked = [_examine_label(case, annotation, geometries[0], classes, read_voxels) for annotation in case.annotations]
     return CaseFinding(
         case_id=case.case_id,
         usable=all(problem.severity != "error" for problem in grid_problems),
@@ -98,9 +95,7 @@ def voxel_hash(channels: list[Shaped[np.ndarray, ...]]) -> str:
     for array in channels:
         digest.update(repr(array.shape).encode())
         with np.errstate(over="ignore", invalid="ignore"):
-            digest.update(
-                np.ascontiguousarray(array.astype(np.float32) + np.float32(0)).data
-            )  # -0.0 becomes 0.0
+            digest.update(np.ascontiguousarray(array.astype(np.float32) + np.float32(0)).data)  # -0.0 becomes 0.0
     return digest.hexdigest()
 
 
@@ -129,9 +124,7 @@ def _value_problems(case: Case, images: list[MedicalImage]) -> Iterator[Problem]
             bad, low, high = _range(channel)
             n = channel.size
             if bad:
-                said = (
-                    f"{bad} of {n} voxels are NaN or infinite and count as its lowest value; check the export"
-                )
+                said = f"{bad} of {n} voxels are NaN or infinite and count as its lowest value; check the export"
                 yield _problem(case, "warning", "E-VAL-01", f"{path.name}: {said}")
             if low == high:
                 said = f"every voxel is {low:g}, so it teaches nothing; check the export"
@@ -164,9 +157,7 @@ def _examine_label(
     agreement = compare(geometry, own)
     problems: tuple[Problem, ...] = ()
     if agreement.verdict == "refuse":
-        problems = (
-            _problem(case, "error", "E-GEO-01", f"{name}: {agreement.message}; the annotation is left out"),
-        )
+        problems = (_problem(case, "error", "E-GEO-01", f"{name}: {agreement.message}; the annotation is left out"),)
     elif agreement.verdict == "snap":
         problems = (_problem(case, "repaired", "E-GEO-01", f"{name}: {agreement.message}"),)
     if stored is None:
@@ -225,6 +216,4 @@ def _label_problems(case: Case, finding: LabelFinding, classes: ClassTable) -> I
 
 
 def _problem(case: Case, severity: Severity, code: str, message: str) -> Problem:
-    return Problem(
-        case_id=case.case_id, severity=severity, code=code, message=f"case {case.case_id}: {message}"
-    )
+    return Problem(case_id=case.case_id, severity=severity, code=code, message=f"case {case.case_id}: {message}")

@@ -121,9 +121,7 @@ def fingerprint(
         ceilings = sum(bool(sample.label and sample.label.ceiling) for sample in samples)
         try:
             annotation = _annotation(case, label_kinds)
-            samples.append(
-                measure_case(case, manifest, annotation, axis_order, seed, ceilings < CEILING_CASES)
-            )
+            samples.append(measure_case(case, manifest, annotation, axis_order, seed, ceilings < CEILING_CASES))
         except ScantlingError as error:
             if error.message.startswith(f"case {case.case_id}"):
                 raise
@@ -207,12 +205,9 @@ def _summarise(
         spacing_90_mm=high,
         anisotropy=max(median) / min(median),
         channels=tuple(
-            _channel_facts([sample.channels[c] for sample in samples])
-            for c in range(len(samples[0].channels))
+            _channel_facts([sample.channels[c] for sample in samples]) for c in range(len(samples[0].channels))
         ),
-        classes=tuple(
-            _class_facts(name, k, labels) for k, name in enumerate(manifest.classes.names) if k > 0
-        ),
+        classes=tuple(_class_facts(name, k, labels) for k, name in enumerate(manifest.classes.names) if k > 0),
         foreground_extent_mm=_floats(np.percentile(around_all, 95, axis=0)) if around_all else (),
         label_ceiling=tuple(
             CeilingFact(factor=factor, mean_dice=float(np.mean([ceiling[factor] for ceiling in ceilings])))

@@ -35,9 +35,7 @@ class ImageGeometry:
         """Same grid, same file type, same header bytes."""
         if not isinstance(other, ImageGeometry):
             return NotImplemented
-        return self._plain() == other._plain() and np.array_equal(
-            self.world_from_index, other.world_from_index
-        )
+        return self._plain() == other._plain() and np.array_equal(self.world_from_index, other.world_from_index)
 
     def __hash__(self) -> int:
         return hash(self._plain())

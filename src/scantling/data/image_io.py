@@ -45,9 +45,7 @@ class Reader(Protocol):
     def read(self, path: Path, *, as_label: bool = False) -> MedicalImage:
         """Everything, verified; as a label map, colours are indices wherever the file has them."""
 
-    def write(
-        self, path: Path, array: Shaped[np.ndarray, "channel *spatial"], geometry: ImageGeometry
-    ) -> None:
+    def write(self, path: Path, array: Shaped[np.ndarray, "channel *spatial"], geometry: ImageGeometry) -> None:
         """Write atomically, or refuse what the file type cannot hold."""
 
 
@@ -180,9 +178,7 @@ def _opening(path: Path) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
-        raise DataError(
-            f"{path}: no such file; check the path, or the table that names it", code="E-IMG-02"
-        ) from None
+        raise DataError(f"{path}: no such file; check the path, or the table that names it", code="E-IMG-02") from None
     except OSError as error:
         raise DataError(
             f"{path}: cannot be read ({error.strerror or error}); check its permissions and the disk",
@@ -211,8 +207,7 @@ def _whole_numbers(path: Path, array: Shaped[np.ndarray, "*spatial"]) -> Integer
     low, high = float(whole.min()), float(whole.max())
     if max(-low, high) >= 2**53:
         raise DataError(
-            f"{path}: label map holds {low:g} to {high:g}; wanted small whole numbers, so check what is "
-            "stored in it",
+            f"{path}: label map holds {low:g} to {high:g}; wanted small whole numbers, so check what is stored in it",
             code="E-IMG-07",
         )
     return np.asarray(whole, dtype=_smallest_type(path, int(low), int(high)))

@@ -54,9 +54,7 @@ def refuse_false_claim(
     """
     sizes = f"its header promises {_bytes(claimed)} of pixels, packed into {_bytes(stored)}"
     if claimed > limit * stored + PIECE // 16:
-        raise DataError(
-            f"{path}: {sizes}, which is impossible; the header is damaged or made up", code="E-IMG-05"
-        )
+        raise DataError(f"{path}: {sizes}, which is impossible; the header is damaged or made up", code="E-IMG-05")
     if claimed > bomb_bytes and claimed > bomb_ratio * stored:
         raise DataError(
             f"{path}: {sizes}, which only a constant image or a decompression bomb does; if it is an "
@@ -67,8 +65,7 @@ def refuse_false_claim(
     available = int(psutil.virtual_memory().available)
     if claimed > available:
         raise ResourceError(
-            f"{path}: needs {_bytes(claimed)} of memory and {_bytes(available)} are free; crop or "
-            "resample it",
+            f"{path}: needs {_bytes(claimed)} of memory and {_bytes(available)} are free; crop or resample it",
             code="E-RES-02",
         )
 

@@ -91,9 +91,7 @@ class Inspection:
             "modality": self.manifest.modality,
             "channels": list(self.manifest.channels),
             "patients": _patients(self.manifest),
-            "classes": dict(
-                zip(self.manifest.classes.names, map(list, self.manifest.classes.stored), strict=True)
-            ),
+            "classes": dict(zip(self.manifest.classes.names, map(list, self.manifest.classes.stored), strict=True)),
             "voxels_read": self.voxels_read,
             "seconds": round(self.seconds, 3),
             "cases": [
@@ -106,9 +104,7 @@ class Inspection:
         }
 
 
-def inspect_dataset(
-    manifest: Manifest, *, read_voxels: bool = True, workers: int | None = None
-) -> Inspection:
+def inspect_dataset(manifest: Manifest, *, read_voxels: bool = True, workers: int | None = None) -> Inspection:
     """Look at every file of a data set, and at the set as a whole.
 
     Args:
@@ -118,9 +114,7 @@ def inspect_dataset(
     """
     start = perf_counter()
     with ThreadPoolExecutor(workers or min(4, os.cpu_count() or 1)) as pool:
-        looked = pool.map(
-            lambda case: examine(case, manifest.classes, read_voxels=read_voxels), manifest.cases
-        )
+        looked = pool.map(lambda case: examine(case, manifest.classes, read_voxels=read_voxels), manifest.cases)
         findings = tuple(looked)
     duplicates = duplicate_groups({finding.case_id: finding.voxel_hash for finding in findings})
     found = [problem for finding in findings for problem in finding.problems]
@@ -137,9 +131,7 @@ def inspect_dataset(
 
 def label_table(classes: ClassTable) -> tuple[tuple[int, str], ...]:
     """Stored value and its class, ordered by value: what training reads and an export writes back."""
-    pairs = [
-        (value, name) for name, values in zip(classes.names, classes.stored, strict=True) for value in values
-    ]
+    pairs = [(value, name) for name, values in zip(classes.names, classes.stored, strict=True) for value in values]
     return tuple(sorted(pairs))
 
 
@@ -149,18 +141,14 @@ def _set_problems(manifest: Manifest, findings: Sequence[CaseFinding]) -> Iterat
         message = f"data set {manifest.name}: no case can be used"
         yield Problem(case_id="", severity="error", code="E-DAT-01", message=message)
         return
-    axes = {
-        finding.case_id: len(finding.geometry.shape) for finding in usable if finding.geometry is not None
-    }
+    axes = {finding.case_id: len(finding.geometry.shape) for finding in usable if finding.geometry is not None}
     yield from _minority(axes, "axes", "pictures and volumes cannot be trained together, so keep one kind")
     channels = {finding.case_id: finding.channels for finding in usable if finding.channels}
     yield from _minority(channels, "channels", "every case needs the same, so convert the others")
     labels = [label for finding in usable for label in finding.labels if label.class_voxels]
     for name in manifest.classes.foreground if labels else ():
         if not any(label.class_voxels[name] for label in labels):
-            message = (
-                f"class {name}: no label file holds one voxel of it; check its stored value in [classes]"
-            )
+            message = f"class {name}: no label file holds one voxel of it; check its stored value in [classes]"
             yield Problem(case_id="", severity="warning", code="E-LBL-05", message=message)
 
 
@@ -213,9 +201,7 @@ def _problem_lines(problems: Sequence[Problem]) -> Iterator[str]:
     counts = Counter(problem.severity for problem in problems)
     order: tuple[Severity, ...] = ("error", "warning", "repaired")
     plural = {"error": "errors", "warning": "warnings", "repaired": "repaired"}
-    yield "Problems: " + ", ".join(
-        f"{counts[s]} {plural[s] if counts[s] != 1 else s}" for s in order if counts[s]
-    )
+    yield "Problems: " + ", ".join(f"{counts[s]} {plural[s] if counts[s] != 1 else s}" for s in order if counts[s])
     by_code: dict[tuple[str, str], list[Problem]] = {}
     for problem in sorted(problems, key=lambda problem: order.index(problem.severity)):
         by_code.setdefault((problem.severity, problem.code), []).append(problem)

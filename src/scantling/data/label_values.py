@@ -162,9 +162,7 @@ def find_classes(scans: Iterable[LabelScan]) -> tuple[ClassTable, tuple[str, ...
     table = ClassTable.of(dict(zip(names, foreground, strict=True)))
     mapped = ", ".join(f"{value} -> {name}" for name, value in zip(names, foreground, strict=True)) or "none"
     unsure = f"; {_listed(unknown)} taken as unknown" if unknown else ""
-    return table, (
-        f"classes found in the label files: {mapped}{unsure}; override with [classes] in dataset.toml",
-    )
+    return table, (f"classes found in the label files: {mapped}{unsure}; override with [classes] in dataset.toml",)
 
 
 def kind_notes(scans: Iterable[LabelScan], override: str) -> tuple[str, ...]:
@@ -184,9 +182,7 @@ def kind_notes(scans: Iterable[LabelScan], override: str) -> tuple[str, ...]:
         unknown = {value for scan in group for value in scan.unknown}
         if unknown:
             reason += f" ({_listed(unknown)} means unknown)"
-        notes.append(
-            f"label_kind = {kind} for {len(group)} label files, because {reason}; override with {override}"
-        )
+        notes.append(f"label_kind = {kind} for {len(group)} label files, because {reason}; override with {override}")
     return tuple(notes)
 
 
@@ -222,12 +218,7 @@ def _is_slices(known: Bool[np.ndarray, "*spatial"]) -> bool:
     for axis in range(known.ndim):
         others = tuple(other for other in range(known.ndim) if other != axis)
         share = known.mean(axis=others)
-        if (
-            known.shape[axis] > 1
-            and (share == 0).any()
-            and (share > 0).any()
-            and share[share > 0].min() >= 0.99
-        ):
+        if known.shape[axis] > 1 and (share == 0).any() and (share > 0).any() and share[share > 0].min() >= 0.99:
             return True
     return False
 

@@ -27,12 +27,10 @@ def leakage_problems(manifest: Manifest) -> tuple[Problem, ...]:
             said = (
                 f"cases stand in {column} {' and '.join(values)}, so a score would be measured on a patient "
                 "that "
-                f"was trained on; correct the column {column}, or pass --allow-leak"
+                f"was trained on; correct the column {column}, or pass --set data.allow_leak=true"
             )
             message = f"patient {patient}: {said}"
-            problems.append(
-                Problem(case_id=case.case_id, severity="error", code="E-LEAK-01", message=message)
-            )
+            problems.append(Problem(case_id=case.case_id, severity="error", code="E-LEAK-01", message=message))
     return tuple(problems)
 
 
@@ -87,6 +85,4 @@ def as_one_patient(manifest: Manifest, groups: Iterable[tuple[str, ...]]) -> Man
     for first, *others in groups:
         for other in others:
             leader[find(patient[other])] = find(patient[first])
-    return replace(
-        manifest, cases=tuple(replace(case, patient_id=find(case.patient_id)) for case in manifest.cases)
-    )
+    return replace(manifest, cases=tuple(replace(case, patient_id=find(case.patient_id)) for case in manifest.cases))

@@ -54,9 +54,7 @@ def check_lock(path: Path, manifest: Manifest) -> tuple[str, ...]:
     """
     locked = _entries(path)
     present = {_name(file, manifest.root): file for file in _files(manifest)}
-    sentences = [
-        f"{name}: is in the lock but no longer in the data set" for name in locked if name not in present
-    ]
+    sentences = [f"{name}: is in the lock but no longer in the data set" for name in locked if name not in present]
     for name, file in sorted(present.items()):
         if name not in locked:
             sentences.append(f"{name}: is new since the lock was written")
@@ -71,9 +69,7 @@ def _entries(path: Path) -> dict[str, tuple[int, str]]:
     content = read_json(path)
     try:
         if content["schema_version"] > SCHEMA_VERSION:
-            raise IntegrityError(
-                f"{path}: written by a newer release; update scantling to read it", code="E-CHK-04"
-            )
+            raise IntegrityError(f"{path}: written by a newer release; update scantling to read it", code="E-CHK-04")
         return {name: (int(entry["size"]), str(entry["sha256"])) for name, entry in content["files"].items()}
     except (KeyError, TypeError, AttributeError, ValueError):
         raise IntegrityError(

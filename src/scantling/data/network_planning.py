@@ -75,9 +75,7 @@ def patch_and_stages(
     budget, batch_budget = _budgets(dimensions, device_kind, memory_gb)
     if forced is not None:
         if len(forced) != dimensions or min(forced) < 1:
-            raise ConfigError(
-                f"patch_size = {list(forced)}: wanted {dimensions} whole numbers > 0", code="E-CFG-12"
-            )
+            raise ConfigError(f"patch_size = {list(forced)}: wanted {dimensions} whole numbers > 0", code="E-CFG-12")
         wanted, why = list(forced), "as asked"
     else:
         wanted, why = _wanted_patch(sides, spacing_mm, extents_mm, budget, device_kind)
@@ -129,9 +127,7 @@ def stages(
 
 def _kernel(size: Sequence[int], spacing_mm: Sequence[float]) -> tuple[int, ...]:
     finest = min(spacing_mm)
-    return tuple(
-        1 if mm > MAX_ANISOTROPY * finest or n == 1 else 3 for n, mm in zip(size, spacing_mm, strict=True)
-    )
+    return tuple(1 if mm > MAX_ANISOTROPY * finest or n == 1 else 3 for n, mm in zip(size, spacing_mm, strict=True))
 
 
 def _wanted_patch(
@@ -163,10 +159,7 @@ def _shrink(patch: Sequence[int], spacing_mm: Sequence[float], budget: int) -> l
     low, high = 0.0, max(n * mm for n, mm in zip(patch, spacing_mm, strict=True))
 
     def box(side_mm: float) -> list[int]:
-        return [
-            min(n, max(MIN_COARSEST, int(side_mm / mm + 1e-6)))
-            for n, mm in zip(patch, spacing_mm, strict=True)
-        ]
+        return [min(n, max(MIN_COARSEST, int(side_mm / mm + 1e-6))) for n, mm in zip(patch, spacing_mm, strict=True)]
 
     for _ in range(60):
         middle = (low + high) / 2

@@ -122,9 +122,7 @@ def _check_claim(path: Path, header: NiftiHeader, *, is_packed: bool) -> None:
     )
 
 
-def _fill(
-    path: Path, header: NiftiHeader, start: bytes, pieces: Iterator[bytes]
-) -> UInt8[np.ndarray, "bytes"]:
+def _fill(path: Path, header: NiftiHeader, start: bytes, pieces: Iterator[bytes]) -> UInt8[np.ndarray, "bytes"]:
     """Header and voxels as bytes; reading on to the end, so that the last checksum is verified."""
     expected = header.offset + header.voxel_bytes
     buffer = np.empty(expected, dtype=np.uint8)
@@ -166,9 +164,7 @@ def _scaled(
 def _suffix_notes(path: Path, *, is_packed: bool) -> tuple[str, ...]:
     if is_packed == path.name.lower().endswith(".gz"):
         return ()
-    return (
-        f"it is {'gzip-packed' if is_packed else 'not gzip-packed'} although its name ends in {path.suffix}",
-    )
+    return (f"it is {'gzip-packed' if is_packed else 'not gzip-packed'} although its name ends in {path.suffix}",)
 
 
 def _value_notes(array: Shaped[np.ndarray, "channel *spatial"]) -> tuple[str, ...]:

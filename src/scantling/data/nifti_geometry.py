@@ -77,9 +77,7 @@ def _unit_in_mm(code: int, notes: list[str]) -> float:
     return 1.0
 
 
-def _voxel_sizes(
-    fields: np.void, extents: tuple[int, ...], unit: float, notes: list[str]
-) -> Float64[np.ndarray, "3"]:
+def _voxel_sizes(fields: np.void, extents: tuple[int, ...], unit: float, notes: list[str]) -> Float64[np.ndarray, "3"]:
     sizes = np.asarray(fields["pixdim"][1:4], dtype=np.float64) * unit
     for axis, extent in enumerate(extents):
         if extent == 1 and not _is_length(sizes[axis]):

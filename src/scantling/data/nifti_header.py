@@ -114,9 +114,7 @@ def parse_header(path: Path, head: bytes) -> NiftiHeader:
     )  # fmt: skip
 
 
-def write_header(
-    shape: tuple[int, ...], channels: int, dtype: np.dtype[np.generic], grid: ImageGeometry
-) -> bytes:
+def write_header(shape: tuple[int, ...], channels: int, dtype: np.dtype[np.generic], grid: ImageGeometry) -> bytes:
     """A little-endian header, with its empty extension flag, for voxels on `grid`.
 
     Where the grid came from a NIfTI file its geometry fields are repeated bit by bit; nothing else of that
@@ -167,9 +165,7 @@ def _is_little(head: bytes) -> bool:
 def _header_dtype(head: bytes) -> np.dtype[np.void]:
     is_little = _is_little(head)
     size = int.from_bytes(head[:4], "little" if is_little else "big")
-    dtype: np.dtype[np.void] = (nifti2_dtype if size == 540 else nifti1_dtype).newbyteorder(
-        "<" if is_little else ">"
-    )
+    dtype: np.dtype[np.void] = (nifti2_dtype if size == 540 else nifti1_dtype).newbyteorder("<" if is_little else ">")
     return dtype
 
 
@@ -206,9 +202,7 @@ def _fields(path: Path, head: bytes) -> tuple[np.void, bytes]:
 def _extents(path: Path, fields: np.void) -> tuple[tuple[int, ...], int]:
     count, *all_extents = (int(n) for n in fields["dim"])
     if not 2 <= count <= 7:
-        raise DataError(
-            f"{path}: its header counts {count} axes; wanted 2 to 7, so export it again", code="E-IMG-06"
-        )
+        raise DataError(f"{path}: its header counts {count} axes; wanted 2 to 7, so export it again", code="E-IMG-06")
     extents = all_extents[:count]
     if min(extents) < 1:
         raise DataError(

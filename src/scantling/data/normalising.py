@@ -77,9 +77,7 @@ def small_integers(channel: LinearChannel) -> LinearChannel | None:
     if stored.dtype.kind not in "iu":
         return None
     if stored.dtype.itemsize > 2:
-        smallest = np.result_type(
-            np.min_scalar_type(int(stored.min())), np.min_scalar_type(int(stored.max()))
-        )
+        smallest = np.result_type(np.min_scalar_type(int(stored.min())), np.min_scalar_type(int(stored.max())))
         if smallest.itemsize > 2:
             return None
         stored = stored.astype(smallest)
@@ -99,9 +97,7 @@ def finite(channel: Num[np.ndarray, "*spatial"]) -> Num[np.ndarray, "*spatial"]:
         channel = np.clip(channel.astype(np.float64), -limit, limit).astype(np.float32)
     low, high = percentiles(channel, (1.0, 99.0))
     span = high - low
-    if span > 0 and (
-        float(channel.max()) - high > _SPIKE * span or low - float(channel.min()) > _SPIKE * span
-    ):
+    if span > 0 and (float(channel.max()) - high > _SPIKE * span or low - float(channel.min()) > _SPIKE * span):
         channel = np.clip(channel, low - span, high + span)
     return channel
 
@@ -123,9 +119,7 @@ def common_type(channels: list[LinearChannel]) -> np.dtype[np.generic] | None:
     kept = [small_integers(channel) for channel in channels]
     if any(channel is None for channel in kept):
         return None
-    dtype: np.dtype[np.generic] = np.result_type(
-        *(channel.stored.dtype for channel in kept if channel is not None)
-    )
+    dtype: np.dtype[np.generic] = np.result_type(*(channel.stored.dtype for channel in kept if channel is not None))
     return dtype if dtype.itemsize <= 2 else None
 
 
@@ -133,9 +127,7 @@ def _counted(channel: Num[np.ndarray, "*spatial"], plan: IntensityPlan) -> Num[n
     return channel[channel != 0] if plan.nonzero_only else channel.reshape(-1)
 
 
-def _clip(
-    channel: Num[np.ndarray, "*spatial"], low: float | None, high: float | None
-) -> Num[np.ndarray, "*spatial"]:
+def _clip(channel: Num[np.ndarray, "*spatial"], low: float | None, high: float | None) -> Num[np.ndarray, "*spatial"]:
     if low is None and high is None:
         return channel
     if channel.dtype.kind in "iu":

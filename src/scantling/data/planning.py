@@ -56,9 +56,7 @@ def derive_plan(
     """
     reasons: dict[str, str] = {}
     if dimensions == 3 and fingerprint.image_axes == 2:
-        raise ConfigError(
-            "dimensions = 3: the images are pictures of two axes; use dimensions = 2", code="E-CFG-10"
-        )
+        raise ConfigError("dimensions = 3: the images are pictures of two axes; use dimensions = 2", code="E-CFG-10")
     if dimensions not in (None, 2, 3):
         raise ConfigError(f"dimensions = {dimensions}: wanted 2 or 3", code="E-CFG-10")
     if batch_size is not None and batch_size < 1:
@@ -69,9 +67,7 @@ def derive_plan(
     reasons["dimensions"] = _why_dimensions(fingerprint, forced=dimensions)
     target = _spacing(fingerprint, chosen, device_kind, spacing_mm, reasons)
     sides = _prepared_sides(fingerprint, target)
-    own_spacing = [
-        mm if wanted is None else wanted for mm, wanted in zip(_own(fingerprint), target, strict=True)
-    ]
+    own_spacing = [mm if wanted is None else wanted for mm, wanted in zip(_own(fingerprint), target, strict=True)]
     extents = list(fingerprint.foreground_extent_mm) or None
     slices = chosen < fingerprint.image_axes
     axes = slice(1, None) if slices else slice(None)
@@ -163,9 +159,7 @@ def _spacing(
     elif dimensions == 3 and facts.anisotropy > COARSE_ANISOTROPY:
         coarse = int(np.argmax(facts.median_spacing_mm))
         target[coarse] = facts.spacing_10_mm[coarse]
-        sentence += (
-            f"; along axis {coarse} the 10th percentile, because it is {facts.anisotropy:.1f} times coarser"
-        )
+        sentence += f"; along axis {coarse} the 10th percentile, because it is {facts.anisotropy:.1f} times coarser"
     if device_kind == "cpu":
         factor, why = _coarsening(facts, dimensions)
         limit = 2.0 * min(facts.median_spacing_mm)
@@ -192,10 +186,7 @@ def _coarsening(facts: Fingerprint, dimensions: int) -> tuple[float, str]:
 def _prepared_sides(facts: Fingerprint, target: Sequence[float | None]) -> list[int]:
     """Median shape of the measured images on the target grid."""
     sides = [
-        [
-            n if wanted is None else max(1.0, n * mm / wanted)
-            for n, mm, wanted in zip(shape, own, target, strict=True)
-        ]
+        [n if wanted is None else max(1.0, n * mm / wanted) for n, mm, wanted in zip(shape, own, target, strict=True)]
         for shape, own in zip(facts.shapes, facts.spacings_mm, strict=True)
     ]
     return [math.ceil(side - 0.01) for side in np.median(sides, axis=0)]

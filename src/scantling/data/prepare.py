@@ -104,9 +104,7 @@ def prepared_grid(geometry: ImageGeometry, plan: Plan) -> PreparedGrid:
 def turned_grid(geometry: ImageGeometry, axis_order: tuple[int, ...]) -> PreparedGrid:
     """The grid after turning to closest RAS and permuting, at the image's own resolution."""
     axes = len(geometry.shape)
-    permutation, flips = (
-        closest_ras(geometry.world_from_index) if axes == 3 else (range(axes), (False,) * axes)
-    )
+    permutation, flips = closest_ras(geometry.world_from_index) if axes == 3 else (range(axes), (False,) * axes)
     permutation = tuple(permutation[axis] for axis in axis_order)
     return PreparedGrid(
         source=geometry,
@@ -146,9 +144,7 @@ def prepare_image(channels: Sequence[MedicalImage], plan: Plan) -> PreparedImage
         prepared.append(channel)
     dtype = common_type(prepared)
     if dtype is None:
-        prepared = [
-            channel if small_integers(channel) else quantise(channel.values()) for channel in prepared
-        ]
+        prepared = [channel if small_integers(channel) else quantise(channel.values()) for channel in prepared]
         dtype = common_type(prepared)
     if dtype is None:  # uint16 beside int16
         prepared = [quantise(channel.values()) for channel in prepared]
@@ -223,9 +219,7 @@ def restore_probs(
     return np.stack([unturn(resample(scores, grid.turned_shape, "linear"), grid) for scores in probs])
 
 
-def restore_argmax(
-    probs: Float[np.ndarray, "klass *prepared"], grid: PreparedGrid
-) -> Int[np.ndarray, "*source"]:
+def restore_argmax(probs: Float[np.ndarray, "klass *prepared"], grid: PreparedGrid) -> Int[np.ndarray, "*source"]:
     """The most probable class on the source's own grid, holding one class at source resolution at a time."""
     return unturn(largest_of(probs, grid.turned_shape), grid)
 
@@ -253,8 +247,7 @@ def channel_arrays(channels: Sequence[MedicalImage], wanted: int) -> list[Num[np
     for channel in channels[1:]:
         if channel.geometry.shape != first:
             raise GeometryError(
-                f"image channels are {first} and {channel.geometry.shape}; "
-                "all channels of a case must share one grid",
+                f"image channels are {first} and {channel.geometry.shape}; all channels of a case must share one grid",
                 code="E-GEO-02",
             )
     arrays = [_numbers(array) for channel in channels for array in channel.array]

@@ -117,9 +117,7 @@ def write(path: Path, array: Shaped[np.ndarray, "channel *spatial"], geometry: I
             Image.fromarray(np.ascontiguousarray(array[0])).save(stream, format="PNG")
             return
         pages = array[0] if len(array) == 1 else array
-        tifffile.imwrite(
-            stream, pages, photometric="minisblack", metadata=None, software=False, compression="zlib"
-        )
+        tifffile.imwrite(stream, pages, photometric="minisblack", metadata=None, software=False, compression="zlib")
 
     write_atomic(path, write_to)
 
@@ -132,8 +130,7 @@ def _kind(path: Path, content: bytes) -> FileType:
     if content[:4] in TIFF_MAGICS:
         return "tiff"
     raise DataError(
-        f"{path}: not a PNG, JPEG or TIFF (it starts with {content[:8]!r}); convert it, or give it the "
-        "right suffix",
+        f"{path}: not a PNG, JPEG or TIFF (it starts with {content[:8]!r}); convert it, or give it the right suffix",
         code="E-IMG-01",
     )
 

@@ -102,9 +102,7 @@ def check_png(path: Path, content: bytes) -> PictureSize:
         if kind == b"IDAT":
             idat.append(body)
         elif kind == b"acTL":
-            raise DataError(
-                f"{path}: an animated PNG; wanted one picture, so save one file a frame", code="E-IMG-06"
-            )
+            raise DataError(f"{path}: an animated PNG; wanted one picture, so save one file a frame", code="E-IMG-06")
     passes = _ADAM7 if interlaced else ((0, 0, 1, 1),)
     expected = 0
     for x, y, dx, dy in passes:

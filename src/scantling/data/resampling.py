@@ -38,9 +38,7 @@ def interpolation_matrix(n_in: int, n_out: int, kernel: Kernel) -> Float[np.ndar
     return matrix
 
 
-def resample(
-    array: Num[np.ndarray, "*source"], shape: tuple[int, ...], kernel: Kernel
-) -> Float[np.ndarray, "*target"]:
+def resample(array: Num[np.ndarray, "*source"], shape: tuple[int, ...], kernel: Kernel) -> Float[np.ndarray, "*target"]:
     """`array` on a grid of `shape` over the same extent; axes of unchanged length are not touched."""
     result = np.ascontiguousarray(array, dtype=np.float32)
     # axes that shrink most go first: less work for the others
@@ -50,9 +48,7 @@ def resample(
     return result
 
 
-def resample_nearest(
-    array: Shaped[np.ndarray, "*source"], shape: tuple[int, ...]
-) -> Shaped[np.ndarray, "*target"]:
+def resample_nearest(array: Shaped[np.ndarray, "*source"], shape: tuple[int, ...]) -> Shaped[np.ndarray, "*target"]:
     """The value of the nearest sample, in the array's own type."""
     for axis, (n_in, n_out) in enumerate(zip(array.shape, shape, strict=True)):
         if n_in != n_out:
@@ -87,9 +83,7 @@ def resample_labels(
     return result
 
 
-def largest_of(
-    scores: Float[np.ndarray, "klass *source"], shape: tuple[int, ...]
-) -> Int[np.ndarray, "*target"]:
+def largest_of(scores: Float[np.ndarray, "klass *source"], shape: tuple[int, ...]) -> Int[np.ndarray, "*target"]:
     """Index of the largest class after linear resampling, one class at a time; ties: the lower index."""
     dtype = np.int8 if len(scores) < 128 else np.int16
     best = _on_grid(scores[0], shape).copy()

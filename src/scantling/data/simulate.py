@@ -40,13 +40,9 @@ def scribbles(
         ValueError: `fraction` outside (0, 1], or a pen thinner than one pixel.
     """
     if not 0 < fraction <= 1 or width_px < 1:
-        raise ValueError(
-            f"scribbles: fraction must be in (0, 1] and width_px >= 1, got {fraction} and {width_px}"
-        )
+        raise ValueError(f"scribbles: fraction must be in (0, 1] and width_px >= 1, got {fraction} and {width_px}")
     if label_map.ndim == 3:
-        drawn = [
-            scribbles(s, rng, fraction=fraction, width_px=width_px, margin_px=margin_px) for s in label_map
-        ]
+        drawn = [scribbles(s, rng, fraction=fraction, width_px=width_px, margin_px=margin_px) for s in label_map]
         return np.stack(drawn) if drawn else np.full(label_map.shape, IGNORE, dtype=np.int16)
 
     result = np.full(label_map.shape, IGNORE, dtype=np.int16)
@@ -107,9 +103,7 @@ def displaced(
 def smoothed(label_map: Integer[np.ndarray, "*spatial"], *, sigma_px: float) -> Int16[np.ndarray, "*spatial"]:
     """Corners rounded off: each class blurred, the largest wins; thin parts vanish."""
     classes = np.unique(label_map)
-    blurred = [
-        ndimage.gaussian_filter((label_map == value).astype(np.float32), sigma_px) for value in classes
-    ]
+    blurred = [ndimage.gaussian_filter((label_map == value).astype(np.float32), sigma_px) for value in classes]
     return np.asarray(classes[np.argmax(blurred, axis=0)], dtype=np.int16)
 
 
@@ -170,9 +164,7 @@ def silver_noise(
     return smoothed(result, sigma_px=smoothing_px) if smoothing_px > 0 else result
 
 
-def stored_with_unknown(
-    label_map: Int[np.ndarray, "*spatial"], *, unknown: int
-) -> UInt8[np.ndarray, "*spatial"]:
+def stored_with_unknown(label_map: Int[np.ndarray, "*spatial"], *, unknown: int) -> UInt8[np.ndarray, "*spatial"]:
     """Class indices as a file stores them: IGNORE becomes `unknown`, a value above the classes.
 
     Raises:

@@ -75,9 +75,7 @@ def split_roles(
     taught = [case for case in pool if sides[case.case_id] in ("", "train")]
     return SplitRoles(
         labelled=tuple(case for case in taught if _is_labelled(case, kinds)),
-        validation=tuple(
-            case for case in pool if sides[case.case_id] == "validation" and _is_labelled(case, kinds)
-        ),
+        validation=tuple(case for case in pool if sides[case.case_id] == "validation" and _is_labelled(case, kinds)),
         heldout=scored,
         tested=(*asked, *authors_test),
         unlabelled=tuple(taught),
@@ -94,8 +92,7 @@ def author_side(case: Case) -> Side:
     side = _SIDES.get(case.split.strip().lower())
     if side is None:
         raise DataError(
-            f"case {case.case_id}: split {case.split!r} is "
-            f"unknown{nearest(case.split.lower(), set(_SIDES) - {''})}",
+            f"case {case.case_id}: split {case.split!r} is unknown{nearest(case.split.lower(), set(_SIDES) - {''})}",
             code="E-SPL-04",
         )
     return side
@@ -124,7 +121,8 @@ def refuse_parted(cases: Iterable[Case], column: Literal["split", "fold"]) -> No
         more = f" (and {len(parted) - 1} more)" if len(parted) > 1 else ""
         raise DataError(
             f"patient {patient}{more}: cases stand in {column} {' and '.join(values)}, so the score would be "
-            f"measured on a patient that was trained on; correct the column {column}, or pass --allow-leak",
+            f"measured on a patient that was trained on; correct the column {column}, or pass --set "
+            "data.allow_leak=true",
             code="E-LEAK-01",
         )
 
@@ -146,9 +144,7 @@ def _matching(cases: Sequence[Case], wanted: Mapping[str, str]) -> tuple[Case, .
                 hint = nearest(value, present) if present else "; the column is empty"
                 raise ConfigError(f"{column} {value!r}: no case has it{hint}", code="E-SPL-05")
     accepted = {column: _values(text) for column, text in wanted.items()}
-    return tuple(
-        case for case in cases if all(case.attribute(column) in texts for column, texts in accepted.items())
-    )
+    return tuple(case for case in cases if all(case.attribute(column) in texts for column, texts in accepted.items()))
 
 
 def _values(text: str) -> list[str]:
@@ -166,6 +162,6 @@ def _refuse_common_patients(train: Sequence[Case], test: Sequence[Case]) -> None
             f"patient {common[0]}: has cases in train_on and in test_on, as {len(common)} patients have, so "
             "the "
             "score would be measured on a patient that was trained on; leave train_on away to train on all "
-            "other patients, or pass --allow-leak",
+            "other patients, or pass --set data.allow_leak=true",
             code="E-LEAK-01",
         )

@@ -49,9 +49,7 @@ def _who_is_scored(facts: SplitFacts) -> str:
 
 def _who_teaches(facts: SplitFacts) -> str:
     budget = "" if facts.labels is None else f" (a budget of {facts.labels} out of {len(facts.taught)})"
-    return (
-        f"trained on {_count(facts.train)}{budget}" if facts.train else "no labelled case is left to train on"
-    )
+    return f"trained on {_count(facts.train)}{budget}" if facts.train else "no labelled case is left to train on"
 
 
 def _who_chooses(facts: SplitFacts) -> str:

@@ -72,9 +72,7 @@ class Split:
             raise DataError(f"split: the patient of case {unknown[0]!r} is not given", code="E-SPL-01")
         if len(set(everything)) < len(everything):
             double = next(case for case in everything if everything.count(case) > 1)
-            raise DataError(
-                f"split: case {double!r} stands in two parts; every case has one", code="E-SPL-01"
-            )
+            raise DataError(f"split: case {double!r} stands in two parts; every case has one", code="E-SPL-01")
         if not self.leak_allowed:
             _refuse_overlap({name: {self.patients[case] for case in cases} for name, cases in sides.items()})
 
@@ -97,9 +95,7 @@ class Split:
                 raise IntegrityError(newer, code="E-CHK-04")
             return cls(**_typed(content))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise IntegrityError(
-                f"{path}: not a split ({type(error).__name__}: {error})", code="E-CHK-02"
-            ) from None
+            raise IntegrityError(f"{path}: not a split ({type(error).__name__}: {error})", code="E-CHK-02") from None
 
 
 def make_split(
@@ -205,9 +201,7 @@ def _balanced_folds(cases: Sequence[Case], seed: int) -> dict[str, int]:
     sizes: dict[str, int] = {}
     for case in cases:
         sizes[case.patient_id] = sizes.get(case.patient_id, 0) + 1
-    order = sorted(
-        sizes, key=lambda patient: (-sizes[patient], derived_seed(seed, "folds", patient), patient)
-    )
+    order = sorted(sizes, key=lambda patient: (-sizes[patient], derived_seed(seed, "folds", patient), patient))
     filled = [0] * N_FOLDS
     fold_of_patient = {}
     for patient in order:
@@ -257,9 +251,7 @@ def _refuse_overlap(patients: Mapping[str, set[str]]) -> None:
         for second in names[position + 1 :]:
             common = sorted(patients[first] & patients[second])
             if common:
-                raise DataError(
-                    f"split: patient {common[0]} stands in {first} and in {second}", code="E-LEAK-01"
-                )
+                raise DataError(f"split: patient {common[0]} stands in {first} and in {second}", code="E-LEAK-01")
 
 
 def _how(scheme: Scheme, fold: int | None, n_folds: int, test_on: Mapping[str, str]) -> str:

@@ -115,9 +115,7 @@ class Store:
                 notes += [note] if note else []
                 if progress is not None:
                     progress(len(prepared), len(cases))
-        return PreparedSet(
-            cases=tuple(prepared), built=built, reused=len(prepared) - built, notes=tuple(notes)
-        )
+        return PreparedSet(cases=tuple(prepared), built=built, reused=len(prepared) - built, notes=tuple(notes))
 
     def _one(self, case: Case, plan: Plan) -> tuple[PreparedCase, bool, str]:
         try:

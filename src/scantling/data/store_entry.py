@@ -77,11 +77,7 @@ class PreparedCase:
             return {}
         points = _map(self.folder / "points.npy")
         ends = np.cumsum(self.point_counts)
-        return {
-            k: points[end - n : end]
-            for k, (n, end) in enumerate(zip(self.point_counts, ends, strict=True))
-            if n
-        }
+        return {k: points[end - n : end] for k, (n, end) in enumerate(zip(self.point_counts, ends, strict=True)) if n}
 
 
 def write_entry(folder: Path, case: Case, annotation: Annotation | None, plan: Plan, *, key: str) -> None:
@@ -110,9 +106,7 @@ def write_entry(folder: Path, case: Case, annotation: Annotation | None, plan: P
     (folder / "meta.json").write_text(json.dumps({"sha256": sha256_bytes(text.encode()), "meta": text}))
 
 
-def _points(
-    labels: Integer[np.ndarray, "*spatial"], n_classes: int, key: str
-) -> list[Int[np.ndarray, "_ axis"]]:
+def _points(labels: Integer[np.ndarray, "*spatial"], n_classes: int, key: str) -> list[Int[np.ndarray, "_ axis"]]:
     """Up to `POINTS_PER_CLASS` voxels of each class; of background only where there are unknown voxels."""
     unknown = bool((labels == IGNORE).any())
     dtype = np.int16 if max(labels.shape) <= np.iinfo(np.int16).max else np.int32
@@ -133,9 +127,7 @@ def open_entry(folder: Path, case: Case, annotation: Annotation | None, plan: Pl
         IntegrityError: a file of the entry is missing or not what was written.
     """
     wrapper = read_json(folder / "meta.json") if (folder / "meta.json").is_file() else None
-    if not isinstance(wrapper, dict) or sha256_bytes(str(wrapper.get("meta")).encode()) != wrapper.get(
-        "sha256"
-    ):
+    if not isinstance(wrapper, dict) or sha256_bytes(str(wrapper.get("meta")).encode()) != wrapper.get("sha256"):
         raise IntegrityError(f"{folder / 'meta.json'}: the file is missing or damaged", code="E-CHK-01")
     meta = json.loads(wrapper["meta"])
     for name, checksum in meta["sha256"].items():

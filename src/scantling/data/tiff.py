@@ -98,9 +98,7 @@ def _checked_pages(path: Path, content: bytes) -> Iterator[list[Any]]:
             bomb_bytes=BOMB_BYTES,
             bomb_ratio=BOMB_RATIO,
         )
-        if (tif.is_imagej or tif.is_shaped) and tif.series[0].size > sum(
-            math.prod(page.shaped) for page in pages
-        ):
+        if (tif.is_imagej or tif.is_shaped) and tif.series[0].size > sum(math.prod(page.shaped) for page in pages):
             raise DataError(
                 f"{path}: it keeps {tif.series[0].shape} pixels behind one directory, which only its "
                 "own program reads whole; export it as an ordinary multi-page TIFF",
@@ -116,9 +114,7 @@ def _require_readable(path: Path, page: Any) -> None:
             f"{page.sampleformat}); export it as 8, 16 or 32 bit",
             code="E-IMG-06",
         )
-    is_jpeg = (
-        page.compression in _JPEG_METHODS and page.photometric == _YCBCR
-    )  # becomes RGB as it is unpacked
+    is_jpeg = page.compression in _JPEG_METHODS and page.photometric == _YCBCR  # becomes RGB as it is unpacked
     if not is_jpeg and page.photometric not in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE):
         raise DataError(
             f"{path}: its colours are stored as {_name(page.photometric)}; wanted grey, RGB or a "
@@ -154,9 +150,7 @@ def _decode(path: Path, content: bytes, page: Any) -> Shaped[np.ndarray, "channe
     return np.moveaxis(pixels, -1, 1).reshape(separate * samples, depth, height, width)
 
 
-def _decode_by_pillow(
-    path: Path, content: bytes, page: Any
-) -> Shaped[np.ndarray, "separate slice row column sample"]:
+def _decode_by_pillow(path: Path, content: bytes, page: Any) -> Shaped[np.ndarray, "separate slice row column sample"]:
     try:
         with Image.open(BytesIO(content), formats=["TIFF"]) as picture:
             picture.seek(page.index)

@@ -64,9 +64,7 @@ def require_chunks(path: Path, content: bytes, page: Any) -> None:
             require_zlib(path, [content[offset : offset + count]], least=least, most=most, what="its strips")
 
 
-def _next_directory(
-    path: Path, content: bytes, position: int, order: str, offset_format: str, *, is_big: bool
-) -> int:
+def _next_directory(path: Path, content: bytes, position: int, order: str, offset_format: str, *, is_big: bool) -> int:
     entry_bytes, inline_bytes = (20, 8) if is_big else (12, 4)
     count_format = order + ("Q" if is_big else "H")
     (n_entries,) = struct.unpack_from(count_format, content, position)
@@ -97,11 +95,7 @@ def _chunk_sizes(path: Path, page: Any) -> list[tuple[int, int]]:
         across, down, deep = (max(1, int(n)) for n in (page.tilewidth, page.tilelength, page.tiledepth))
         tiles = separate * -(-depth // deep) * -(-height // down) * -(-width // across)
         size = deep * down * -(-across * samples * page.bitspersample // 8)
-        return (
-            [(size, size)] * tiles
-            if tiles <= len(page.dataoffsets)
-            else [(0, 0)] * (len(page.dataoffsets) + 1)
-        )
+        return [(size, size)] * tiles if tiles <= len(page.dataoffsets) else [(0, 0)] * (len(page.dataoffsets) + 1)
     row = -(-width * samples * page.bitspersample // 8)
     rows = min(max(1, int(page.rowsperstrip)), height)
     if separate * depth * math.ceil(height / rows) > len(page.dataoffsets):

@@ -79,9 +79,7 @@ def class_reliability(
     return reliability(probs[klass][seen], reference[seen] == klass, bins=bins)
 
 
-def brier_score(
-    probs: Float[np.ndarray, "klass *spatial"], reference: Integer[np.ndarray, "*spatial"]
-) -> float:
+def brier_score(probs: Float[np.ndarray, "klass *spatial"], reference: Integer[np.ndarray, "*spatial"]) -> float:
     """The mean over pixels of the squared errors summed over classes, in [0, 2]; NaN without pixels.
 
     Source: Brier 1950, "Verification of forecasts expressed in terms of probability", Eq. 2.

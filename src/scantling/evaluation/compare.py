@@ -79,9 +79,7 @@ class Comparison:
             {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in asdict(result).items()}
             for result in self.results
         ]
-        lists = {
-            field.name: list(getattr(self, field.name)) for field in fields(self) if field.name != "results"
-        }
+        lists = {field.name: list(getattr(self, field.name)) for field in fields(self) if field.name != "results"}
         return {"schema_version": 1, "results": plain, **lists}
 
     def text(self) -> str:

@@ -123,13 +123,9 @@ class Settings:
                 f"tolerance_mm = {self.tolerance_mm}: wanted a distance in mm, 0 or more", code="E-EVL-02"
             )
         if not 0 < self.level < 1:
-            raise ConfigError(
-                f"level = {self.level}: wanted a probability between 0 and 1, as 0.95", code="E-EVL-02"
-            )
+            raise ConfigError(f"level = {self.level}: wanted a probability between 0 and 1, as 0.95", code="E-EVL-02")
         if self.resamples < 1:
-            raise ConfigError(
-                f"resamples = {self.resamples}: wanted at least 1, usually 2000", code="E-EVL-02"
-            )
+            raise ConfigError(f"resamples = {self.resamples}: wanted at least 1, usually 2000", code="E-EVL-02")
 
     def metrics(self, dimensions: int) -> tuple[str, ...]:
         """Names of what is measured on a pair of label maps, in the order of the columns."""

@@ -76,9 +76,7 @@ def confusion(
     return Confusion(counts=counts, n_ignored=int(by_pair[0].sum()), boxes=tuple(boxes))
 
 
-def foreground_box(
-    first: Integer[np.ndarray, "*spatial"], second: Integer[np.ndarray, "*spatial"]
-) -> Box | None:
+def foreground_box(first: Integer[np.ndarray, "*spatial"], second: Integer[np.ndarray, "*spatial"]) -> Box | None:
     """The smallest box that holds every pixel at which either label map is not 0; None if there is none."""
     if first.ndim < 3:
         rows = [

@@ -82,9 +82,7 @@ def evaluate_folders(
     table = references.classes
     names = table.foreground if classes is None else table.subset(classes).foreground
     if not names:
-        raise DataError(
-            "evaluation: there is no foreground class to score in the references", code="E-EVL-03"
-        )
+        raise DataError("evaluation: there is no foreground class to score in the references", code="E-EVL-03")
     jobs, notes = _jobs(predictions, references, names, settings)
     with ThreadPoolExecutor(max(1, workers)) as pool:
         scored = tuple(pool.map(partial(score_case, progress=progress), jobs))

@@ -26,9 +26,7 @@ def iou(true_positive: ArrayLike, false_positive: ArrayLike, false_negative: Arr
 
     Source: Jaccard 1912, "The distribution of the flora in the alpine zone".
     """
-    return _ratio(
-        true_positive, np.asarray(true_positive) + np.asarray(false_positive) + np.asarray(false_negative)
-    )
+    return _ratio(true_positive, np.asarray(true_positive) + np.asarray(false_positive) + np.asarray(false_negative))
 
 
 def precision(true_positive: ArrayLike, false_positive: ArrayLike) -> Ratio:
@@ -51,9 +49,7 @@ def size_difference(false_positive: ArrayLike, false_negative: ArrayLike, pixel_
     return np.asarray(excess * pixel_size)
 
 
-def relative_size_error(
-    true_positive: ArrayLike, false_positive: ArrayLike, false_negative: ArrayLike
-) -> Ratio:
+def relative_size_error(true_positive: ArrayLike, false_positive: ArrayLike, false_negative: ArrayLike) -> Ratio:
     """|FP - FN| / (TP + FN): the size error as a fraction of the reference; NaN where that is empty."""
     off = np.abs(np.asarray(false_positive, dtype=np.float64) - np.asarray(false_negative))
     return _ratio(off, np.asarray(true_positive) + np.asarray(false_negative))

@@ -24,7 +24,7 @@ from scantling.evaluation.surface import (
     surface_distances,
 )
 
-LabelArray = Integer[np.ndarray, "*spatial"]
+LabelArray = Integer[np.ndarray, "..."]  # shapes are compared below, with a message for the user
 Mask = Bool[np.ndarray, "*spatial"]
 
 
@@ -123,9 +123,7 @@ def calibration_rows(
         if name in looked_for:
             k = classes.index(name)
             values = {
-                "ece": calibration.expected_calibration_error(
-                    calibration.class_reliability(probs, reference, k)
-                ),
+                "ece": calibration.expected_calibration_error(calibration.class_reliability(probs, reference, k)),
                 "brier": calibration.class_brier_score(probs, reference, k),
             }
             rows += class_rows(case, name, values, "ok", "raw")
@@ -133,9 +131,7 @@ def calibration_rows(
             rows += undefined_rows(case, name, ("ece", "brier"), "not_annotated", "raw")
     if looked_for >= set(classes.foreground):
         values = {
-            "ece": calibration.expected_calibration_error(
-                calibration.top_label_reliability(probs, reference)
-            ),
+            "ece": calibration.expected_calibration_error(calibration.top_label_reliability(probs, reference)),
             "brier": calibration.brier_score(probs, reference),
         }
         rows += class_rows(case, ALL_CLASSES, values, "ok", "raw")

@@ -91,9 +91,7 @@ def find_predictions(folder: Path, case_ids: Sequence[str]) -> tuple[dict[str, P
         DataError: no such folder, none of its files belongs to a case, or two belong to one.
     """
     if not folder.is_dir():
-        raise DataError(
-            f"{folder}: no such folder; wanted the folder of the predicted label maps", code="E-EVL-04"
-        )
+        raise DataError(f"{folder}: no such folder; wanted the folder of the predicted label maps", code="E-EVL-04")
     files = image_files(folder)
     bare: dict[str, list[Path]] = {}
     for stem, path in files.items():
@@ -111,9 +109,7 @@ def find_predictions(folder: Path, case_ids: Sequence[str]) -> tuple[dict[str, P
             found[case_id] = candidates[0]
     if not found and case_ids:
         there = (
-            f"it holds {len(files)} images, such as {next(iter(files.values())).name}"
-            if files
-            else "it holds no image"
+            f"it holds {len(files)} images, such as {next(iter(files.values())).name}" if files else "it holds no image"
         )
         raise DataError(
             f"{folder}: no prediction for any of the {len(case_ids)} cases ({there}); a prediction is named "
@@ -134,14 +130,10 @@ def group_columns(cases: Sequence[ReferenceCase], wanted: Sequence[str] | None) 
     """
     columns = dict.fromkeys(name for case in cases for name in case.attributes)
     if wanted is None:
-        return tuple(
-            c for c in columns if 2 <= len({v for x in cases if (v := x.attributes.get(c))}) <= _MOST_GROUPS
-        )
+        return tuple(c for c in columns if 2 <= len({v for x in cases if (v := x.attributes.get(c))}) <= _MOST_GROUPS)
     for name in wanted:
         if name not in columns:
-            raise ConfigError(
-                f"subgroup {name!r}: no case has this attribute{nearest(name, columns)}", code="E-EVL-06"
-            )
+            raise ConfigError(f"subgroup {name!r}: no case has this attribute{nearest(name, columns)}", code="E-EVL-06")
     return tuple(wanted)
 
 
@@ -161,9 +153,7 @@ def _from_manifest(manifest: Manifest, label_kinds: Sequence[LabelKind]) -> Refe
 
 def _from_folder(folder: Path) -> References:
     if not folder.is_dir():
-        raise DataError(
-            f"{folder}: no such folder; wanted reference label maps, or a data set", code="E-EVL-04"
-        )
+        raise DataError(f"{folder}: no such folder; wanted reference label maps, or a data set", code="E-EVL-04")
     files = image_files(folder)
     described = folder if (folder / FILE_NAME).is_file() else folder.parent  # DATA/labels, DATA/dataset.toml
     found = read_found_labels(files, described, DatasetToml.beside(described))

@@ -52,14 +52,10 @@ class Evaluation:
                 return summary
         raise KeyError((class_name, metric, post))
 
-    def values(
-        self, class_name: str = MEAN_FOREGROUND, metric: str = "dice", post: Post = "raw"
-    ) -> dict[str, Row]:
+    def values(self, class_name: str = MEAN_FOREGROUND, metric: str = "dice", post: Post = "raw") -> dict[str, Row]:
         """The rows of one class and metric, by case."""
         return {
-            row.case: row
-            for row in self.rows
-            if (row.class_name, row.metric, row.post) == (class_name, metric, post)
+            row.case: row for row in self.rows if (row.class_name, row.metric, row.post) == (class_name, metric, post)
         }
 
     def headline(self) -> dict[str, Any]:
@@ -103,9 +99,7 @@ class Evaluation:
             found = [self.find(name, metric) for metric in metrics]
             table.append([name, *map(_cell, found), f"{found[0].failed} of {found[0].n}"])
         problems = [f"{problem.severity}: {problem.message}" for problem in self.problems]
-        return "\n".join(
-            [self.verdict(), *aligned(table), *problems, *(f"note: {note}" for note in self.notes)]
-        )
+        return "\n".join([self.verdict(), *aligned(table), *problems, *(f"note: {note}" for note in self.notes)])
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the rows, as plain values; NaN is None."""
@@ -143,9 +137,7 @@ class Evaluation:
         """
         for path in (csv_path, json_path):
             if not path.is_file():
-                raise IntegrityError(
-                    f"{path}: the file is missing; run 'scantling evaluate' again", code="E-EVL-08"
-                )
+                raise IntegrityError(f"{path}: the file is missing; run 'scantling evaluate' again", code="E-EVL-08")
         content = read_json(json_path)
         try:
             if content["schema_version"] > SCHEMA_VERSION:
@@ -175,10 +167,7 @@ class Evaluation:
 def aligned(table: Sequence[Sequence[str]]) -> list[str]:
     """Rows of text as lines with aligned columns."""
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in table
-    ]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
 
 
 def _cell(summary: Summary) -> str:
@@ -227,9 +216,7 @@ def _read_rows(path: Path, n_rows: int) -> tuple[Row, ...]:
                 ) from None
             rows.append(row)
     if len(rows) != n_rows:
-        raise IntegrityError(
-            f"{path}: holds {len(rows)} rows, {n_rows} were written; evaluate again", code="E-EVL-08"
-        )
+        raise IntegrityError(f"{path}: holds {len(rows)} rows, {n_rows} were written; evaluate again", code="E-EVL-08")
     return tuple(rows)
 
 

@@ -58,9 +58,7 @@ def score_case(job: ScoringJob, *, progress: Callable[[str], None] | None) -> Sc
     try:
         stored, geometry = read_label(job.case.annotation.path)
     except (DataError, IntegrityError) as error:
-        return ScoredCase(
-            case_id=case_id, usable=False, problems=(_problem(case_id, error.code, error.message),)
-        )
+        return ScoredCase(case_id=case_id, usable=False, problems=(_problem(case_id, error.code, error.message),))
     if job.prediction is None:
         message = f"case {case_id}: has no prediction; it counts as failed"
         return _unusable(job, geometry, "missing_file", "E-EVL-07", message)
@@ -86,9 +84,7 @@ def score_case(job: ScoringJob, *, progress: Callable[[str], None] | None) -> Sc
     )  # fmt: skip
 
 
-def _unusable(
-    job: ScoringJob, geometry: ImageGeometry, status: Unusable, code: str, message: str
-) -> ScoredCase:
+def _unusable(job: ScoringJob, geometry: ImageGeometry, status: Unusable, code: str, message: str) -> ScoredCase:
     annotated = _annotated(job)
     rows = unusable_rows(
         job.case.case_id, job.names, annotated=job.classes.foreground if annotated is None else annotated,
@@ -107,9 +103,7 @@ def _annotated(job: ScoringJob) -> tuple[str, ...] | None:
     return None if annotated is None else tuple(name for name in annotated if name in job.classes.foreground)
 
 
-def _grids(
-    job: ScoringJob, reference: ImageGeometry, prediction: ImageGeometry
-) -> tuple[str, tuple[Problem, ...]]:
+def _grids(job: ScoringJob, reference: ImageGeometry, prediction: ImageGeometry) -> tuple[str, tuple[Problem, ...]]:
     """Why the two cannot be compared ("" if they can), and warnings."""
     found = compare(reference, prediction)
     if found.verdict == "same":
@@ -151,9 +145,7 @@ def _calibration(job: ScoringJob, reference: LabelArray) -> tuple[list[Row], tup
     try:
         probs = read_image(job.probabilities).array
     except (DataError, IntegrityError) as error:
-        return [], (
-            _problem(case_id, error.code, f"{error.message}; calibration is left out", severity="warning"),
-        )
+        return [], (_problem(case_id, error.code, f"{error.message}; calibration is left out", severity="warning"),)
     wanted = (len(job.classes.names), *reference.shape)
     if probs.shape != wanted or probs.dtype.kind != "f":
         message = (

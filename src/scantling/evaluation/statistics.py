@@ -71,9 +71,7 @@ def bootstrap_intervals(
     low, high = np.full(n_columns, np.nan), np.full(n_columns, np.nan)
     if not usable.size:
         return low, high
-    drawn = rng.multinomial(n_patients, np.full(n_patients, 1 / n_patients), size=resamples).astype(
-        np.float64
-    )
+    drawn = rng.multinomial(n_patients, np.full(n_patients, 1 / n_patients), size=resamples).astype(np.float64)
     with np.errstate(invalid="ignore"):  # a draw may hold no patient with a value in a rare column: left out
         means = (drawn @ sums[:, usable]) / (drawn @ counts[:, usable])
     tail = (1 - level) / 2 * 100
@@ -81,9 +79,7 @@ def bootstrap_intervals(
     return low, high
 
 
-def patient_means(
-    values: Float64[np.ndarray, "case"], patients: Sequence[str]
-) -> Float64[np.ndarray, "patient"]:
+def patient_means(values: Float64[np.ndarray, "case"], patients: Sequence[str]) -> Float64[np.ndarray, "patient"]:
     """One mean a patient over its cases with a value; patients without any are left out."""
     known: Bool[np.ndarray, "case"] = np.isfinite(values)
     _, index = np.unique(np.asarray(patients, dtype=np.str_)[known], return_inverse=True)

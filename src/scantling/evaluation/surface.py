@@ -14,10 +14,11 @@ Two surfaces of which one is empty have no distance: NaN.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool, Float, Float64
+from jaxtyping import Bool, Float, Float64, Int
 from scipy.spatial import cKDTree
 
 from scantling.evaluation.surface_area import area_table, cell_codes
@@ -25,6 +26,11 @@ from scantling.evaluation.surface_area import area_table, cell_codes
 Convention = Literal["monai", "medpy", "deepmind"]
 Average = Literal["pooled", "directed"]
 
+Points = Int[np.ndarray, "_ axis"]
+"""Array indices, one row an element; equals `np.argwhere`."""
+
+_REACH = 6
+_N_OFFSETS = 16
 _ROUNDING = 1 + 1e-9  # a distance that equals the tolerance up to float rounding is within it
 
 
@@ -63,20 +69,13 @@ def surface_distances(
     else:
         prediction_area = reference_area = None
         prediction_surface, reference_surface = surface_mask(prediction), surface_mask(reference)
-    shared = prediction_surface & reference_surface
-    only_prediction = prediction_surface & ~shared
-    only_reference = reference_surface & ~shared
-    scale = np.asarray(spacing_mm, dtype=np.float64)
-    n_shared = int(np.count_nonzero(shared))
-    shared_mm, prediction_mm, reference_mm = (
-        np.argwhere(elements) * scale for elements in (shared, only_prediction, only_reference)
-    )
+    predicted, expected = np.argwhere(prediction_surface), np.argwhere(reference_surface)
     return SurfaceDistances(
         convention=convention,
-        from_prediction_mm=_to_nearest(prediction_mm, [shared_mm, reference_mm], n_shared),
-        from_reference_mm=_to_nearest(reference_mm, [shared_mm, prediction_mm], n_shared),
-        prediction_weight=_weights(prediction_area, shared, only_prediction),
-        reference_weight=_weights(reference_area, shared, only_reference),
+        from_prediction_mm=_to_nearest(predicted, reference_surface, expected, spacing_mm),
+        from_reference_mm=_to_nearest(expected, prediction_surface, predicted, spacing_mm),
+        prediction_weight=_weights(prediction_area, prediction_surface, len(predicted)),
+        reference_weight=_weights(reference_area, reference_surface, len(expected)),
     )
 
 
@@ -103,9 +102,7 @@ def hausdorff_distance(distances: SurfaceDistances, *, percentile: float = 95) -
         return float(np.percentile(np.concatenate(directed), percentile))
     if distances.convention == "deepmind":
         weights = [distances.prediction_weight, distances.reference_weight]
-        return max(
-            _weighted_percentile(mm, weight, percentile) for mm, weight in zip(directed, weights, strict=True)
-        )
+        return max(_weighted_percentile(mm, weight, percentile) for mm, weight in zip(directed, weights, strict=True))
     return float(max(np.percentile(mm, percentile) for mm in directed))
 
 
@@ -146,29 +143,62 @@ def surface_dice(distances: SurfaceDistances, *, tolerance_mm: float) -> float:
 
 
 def _to_nearest(
-    points_mm: Float64[np.ndarray, "point axis"],
-    others_mm: list[Float64[np.ndarray, "_ axis"]],
-    n_shared: int,
-) -> Float64[np.ndarray, "element"]:
-    """Distances of the shared elements (0) and then of the others to the nearest of `others_mm`."""
-    targets = np.concatenate(others_mm)
-    if not len(targets):
-        return np.full(len(points_mm), np.inf)
-    if not len(points_mm):
-        return np.zeros(n_shared)
-    # unbalanced: splitting at the middle instead of the median builds twice as fast and is searched as fast
-    nearest, _ = cKDTree(targets, balanced_tree=False).query(points_mm)
-    return np.concatenate([np.zeros(n_shared), np.asarray(nearest, dtype=np.float64)])
+    points: Points, surface: Bool[np.ndarray, "*cells"], elements: Points, spacing_mm: tuple[float, ...]
+) -> Float64[np.ndarray, "point"]:
+    """Distance in mm of each point to the nearest element of a surface, which is given as mask and as points.
+
+    Most points have an element close by: the nearest offsets are tried one after the other, for all points at
+    once. What is left asks a tree.
+    """
+    if not len(elements):
+        return np.full(len(points), np.inf)
+    result, left = _to_near_elements(points, surface, spacing_mm)
+    if left.size:
+        scale = np.asarray(spacing_mm)
+        # unbalanced: splitting at the middle instead of the median builds twice as fast and is searched as fast
+        result[left], _ = cKDTree(elements * scale, balanced_tree=False).query(points[left] * scale)
+    return result
+
+
+def _to_near_elements(
+    points: Points, surface: Bool[np.ndarray, "*cells"], spacing_mm: tuple[float, ...]
+) -> tuple[Float64[np.ndarray, "point"], Int[np.ndarray, "left"]]:
+    """Distances of the points that have an element within the nearest offsets; and the other points' positions."""
+    offsets, offsets_mm = _nearest_offsets(spacing_mm)
+    margin = np.abs(offsets).max(axis=0)
+    padded = np.pad(surface, [(int(n), int(n)) for n in margin])
+    strides = np.cumprod([1, *padded.shape[:0:-1]])[::-1]
+    result = np.full(len(points), np.nan)
+    left, at = np.arange(len(points)), (points + margin) @ strides
+    flat = padded.ravel()
+    for step, mm in zip((offsets @ strides).tolist(), offsets_mm.tolist(), strict=True):
+        hit = flat[at + step]
+        result[left[hit]] = mm
+        miss = ~hit
+        left, at = left[miss], at[miss]
+        if not left.size:
+            break
+    return result, left
+
+
+@lru_cache(maxsize=32)
+def _nearest_offsets(
+    spacing_mm: tuple[float, ...],
+) -> tuple[Int[np.ndarray, "offset axis"], Float64[np.ndarray, "offset"]]:
+    """The shortest offsets between pixels in the order of their length in mm, none left out."""
+    steps = np.arange(-_REACH, _REACH + 1)
+    offsets = np.stack(np.meshgrid(*[steps] * len(spacing_mm), indexing="ij"), axis=-1).reshape(-1, len(spacing_mm))
+    lengths_mm = np.linalg.norm(offsets * np.asarray(spacing_mm), axis=1)
+    order = np.argsort(lengths_mm, kind="stable")
+    complete = lengths_mm[order] <= _REACH * min(spacing_mm)  # longer ones may reach beyond the grid of offsets
+    chosen = order[complete][:_N_OFFSETS]
+    return offsets[chosen], lengths_mm[chosen]
 
 
 def _weights(
-    area: Float64[np.ndarray, "*cells"] | None,
-    shared: Bool[np.ndarray, "*cells"],
-    alone: Bool[np.ndarray, "*cells"],
+    area: Float64[np.ndarray, "*cells"] | None, surface: Bool[np.ndarray, "*cells"], n_elements: int
 ) -> Float64[np.ndarray, "element"]:
-    if area is None:
-        return np.ones(int(np.count_nonzero(shared)) + int(np.count_nonzero(alone)))
-    return np.concatenate([area[shared], area[alone]])
+    return np.ones(n_elements) if area is None else np.asarray(area[surface])
 
 
 def _weighted_percentile(

@@ -128,7 +128,5 @@ def _widest_fan(loop: Float64[np.ndarray, "point 3"]) -> Float64[np.ndarray, "tr
     for start in range(len(loop)):
         spokes = np.roll(loop, -start, axis=0)[1:] - loop[start]
         fans.append(np.cross(spokes[:-1], spokes[1:]) / 2)
-    sizes = [
-        round(float(np.linalg.norm(fan, axis=1).sum()), 9) for fan in fans
-    ]  # rounding: ties go to the first
+    sizes = [round(float(np.linalg.norm(fan, axis=1).sum()), 9) for fan in fans]  # rounding: ties go to the first
     return fans[int(np.argmax(sizes))]

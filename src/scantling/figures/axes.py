@@ -19,9 +19,7 @@ class Scale:
 
     def __call__(self, value: float) -> float:
         """The pixel position of a data value."""
-        low, high = (
-            (math.log10(self.low), math.log10(self.high)) if self.logarithmic else (self.low, self.high)
-        )
+        low, high = (math.log10(self.low), math.log10(self.high)) if self.logarithmic else (self.low, self.high)
         at = math.log10(value) if self.logarithmic else value
         return self.start + (at - low) / (high - low) * (self.end - self.start)
 

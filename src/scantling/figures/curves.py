@@ -58,15 +58,10 @@ def line_chart(
     A logarithmic y axis leaves out values <= 0.
     """
     keep = [
-        [_plottable(y, logarithmic) and math.isfinite(x) for x, y in zip(line.x, line.y, strict=True)]
-        for line in lines
+        [_plottable(y, logarithmic) and math.isfinite(x) for x, y in zip(line.x, line.y, strict=True)] for line in lines
     ]
-    shown_y = [
-        y for line, flags in zip(lines, keep, strict=True) for y, k in zip(line.y, flags, strict=True) if k
-    ]
-    shown_x = [
-        x for line, flags in zip(lines, keep, strict=True) for x, k in zip(line.x, flags, strict=True) if k
-    ]
+    shown_y = [y for line, flags in zip(lines, keep, strict=True) for y, k in zip(line.y, flags, strict=True) if k]
+    shown_x = [x for line, flags in zip(lines, keep, strict=True) for x, k in zip(line.x, flags, strict=True) if k]
     low, high = y_limits or finite_range(shown_y)
     if logarithmic and low <= 0:
         low, high = 0.1, 1.0
@@ -102,13 +97,9 @@ def reliability_chart(
     x_scale = Scale(low=0, high=1, start=58, end=size - 14)
     y_scale = Scale(low=0, high=1, start=size - 44, end=34)
     parts = [chart_title(title, 58)]
-    parts += axes_frame(
-        x_scale, y_scale, ticks, ticks, x_label="predicted probability", y_label="observed share"
-    )
+    parts += axes_frame(x_scale, y_scale, ticks, ticks, x_label="predicted probability", y_label="observed share")
     parts.append(line_at(x_scale(0), y_scale(0), x_scale(1), y_scale(1), colour=QUIET, dashes="4 4"))
-    bins = [
-        b for b in zip(confidence, accuracy, share, strict=True) if b[2] > 0 and all(map(math.isfinite, b))
-    ]
+    bins = [b for b in zip(confidence, accuracy, share, strict=True) if b[2] > 0 and all(map(math.isfinite, b))]
     if bins:
         moves = [f"{'L' if k else 'M'}{_point(x_scale(c), y_scale(a))}" for k, (c, a, _) in enumerate(bins)]
         parts.append(polyline(moves, colour=_BLUE, width=1.6))

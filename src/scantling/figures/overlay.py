@@ -57,9 +57,7 @@ def draw_overlay(
     rows, columns = picture.shape[:2]
     width_px = max(1, round(height_px * columns * spacing[1] / (rows * spacing[0])))
     size = (width_px, height_px)
-    canvas = np.asarray(
-        Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC), dtype=np.float64
-    ).copy()
+    canvas = np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC), dtype=np.float64).copy()
     thickness = max(2, round(height_px / 180))
     if reference is not None:
         for value, mask in _enlarged(reference, size):
@@ -129,9 +127,7 @@ def _outline(mask: Bool[np.ndarray, "row column"], thickness: int) -> Bool[np.nd
     return np.asarray(mask & ~ndimage.binary_erosion(mask, iterations=thickness, border_value=1))
 
 
-def _stroke(
-    canvas: Float[np.ndarray, "row column 3"], line: Bool[np.ndarray, "row column"], colour: Colour
-) -> None:
+def _stroke(canvas: Float[np.ndarray, "row column 3"], line: Bool[np.ndarray, "row column"], colour: Colour) -> None:
     """Paint a line in place, with a dark hem so that it stands out on bright tissue too."""
     hem = ndimage.binary_dilation(line) & ~line
     canvas[hem] *= 0.45

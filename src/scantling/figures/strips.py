@@ -74,10 +74,7 @@ def _strip(strip: Strip, scale: Scale, centre: float) -> list[str]:
         style = f"fill='{strip.colour}' fill-opacity='0.14' stroke='{strip.colour}' stroke-opacity='0.7'"
         parts.append(f"<rect {box} {style}/>")
         parts.append(line_at(median, centre - 13, median, centre + 13, colour=INK, width=1.6))
-    parts += [
-        dot_at(x, centre + offset, 2.8, colour=strip.colour, opacity=0.75, hem=True)
-        for x, offset in _swarm(at)
-    ]
+    parts += [dot_at(x, centre + offset, 2.8, colour=strip.colour, opacity=0.75, hem=True) for x, offset in _swarm(at)]
     if strip.mean is not None and math.isfinite(strip.mean):
         x, y = place(strip.mean), centre + 21
         if strip.interval is not None and all(math.isfinite(end) for end in strip.interval):

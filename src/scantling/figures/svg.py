@@ -23,9 +23,7 @@ def svg(parts: Sequence[str], width: int, height: int, title: str) -> str:
     )
 
 
-def line_at(
-    x1: float, y1: float, x2: float, y2: float, *, colour: str, width: float = 1, dashes: str = ""
-) -> str:
+def line_at(x1: float, y1: float, x2: float, y2: float, *, colour: str, width: float = 1, dashes: str = "") -> str:
     """A straight line."""
     ends = f"x1='{number(x1)}' y1='{number(y1)}' x2='{number(x2)}' y2='{number(y2)}'"
     return f"<line {ends} stroke='{colour}' stroke-width='{number(width)}'{_dashed(dashes)}/>"

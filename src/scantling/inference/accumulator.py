@@ -48,9 +48,7 @@ class Accumulator:
         self.weights = outer([axis.weights for axis in axes]).to(device)
         self.inverse = along(axes[self.sweep].inverse, self.sweep, len(axes)).to(device)
         one = torch.ones(1)
-        self.across = outer([one if a == self.sweep else axes[a].inverse for a in range(len(axes))]).to(
-            device
-        )
+        self.across = outer([one if a == self.sweep else axes[a].inverse for a in range(len(axes))]).to(device)
         self.checksum = torch.zeros((), device=device)
         self.finished = 0
 
@@ -61,9 +59,7 @@ class Accumulator:
         for start, stop in _pieces(first, first + self.window.patch[self.sweep], self.depth, self.depth):
             place[self.sweep] = slice(start % self.depth, start % self.depth + stop - start)
             part = logits.narrow(self.sweep + 1, start - first, stop - start)
-            self.buffer[:, *place].addcmul_(
-                part, self.weights.narrow(self.sweep, start - first, stop - start)
-            )
+            self.buffer[:, *place].addcmul_(part, self.weights.narrow(self.sweep, start - first, stop - start))
 
     def finish(self, row: int) -> Iterator[Slab]:
         """Divide rows up to `row` by the sum of their weights, hand them out, and set them to 0 for reuse.

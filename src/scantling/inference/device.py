@@ -28,7 +28,8 @@ def resolve_device(name: str = "auto") -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         found = torch.cuda.device_count()
         raise ResourceError(
-            f"device {name!r}: this machine shows {found} CUDA device(s); use --device cpu or auto", code="E-RES-10"
+            f"device {name!r}: this machine shows {found} CUDA device(s); use --device cpu or auto",
+            code="E-RES-10",
         )
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise ResourceError("device 'mps': not available here; use --device cpu or auto", code="E-RES-10")

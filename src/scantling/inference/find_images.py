@@ -36,9 +36,7 @@ def find_cases(images: Path, plan: Plan) -> tuple[tuple[Case, ...], Mapping[str,
             )
         return _of_files(files, plan), {}
     if images.exists() and not images.is_dir() and images.suffix.lower() != ".csv":
-        raise DataError(
-            f"{images}: not an image; wanted a file ending in {', '.join(SUFFIXES)}", code="E-PRD-01"
-        )
+        raise DataError(f"{images}: not an image; wanted a file ending in {', '.join(SUFFIXES)}", code="E-PRD-01")
     manifest = open_dataset(images)
     order = _channel_order(manifest.channels, plan)
     known = {case.case_id for case in manifest.cases}
@@ -47,8 +45,14 @@ def find_cases(images: Path, plan: Plan) -> tuple[tuple[Case, ...], Mapping[str,
         for problem in manifest.problems
         if problem.severity == "error" and problem.case_id and problem.case_id not in known
     }
-    cases = [replace(case, images=tuple(case.images[k] for k in order)) for case in manifest.cases]
-    return tuple(cases), failures
+    return tuple(_reordered(case, order) for case in manifest.cases), failures
+
+
+def _reordered(case: Case, order: tuple[int, ...]) -> Case:
+    """The channel files in the plan's order; one file that holds all channels stays as it is."""
+    if len(case.images) != len(order):
+        return case
+    return replace(case, images=tuple(case.images[k] for k in order))
 
 
 def _with_channels(path: Path) -> list[Path]:
@@ -66,8 +70,7 @@ def _of_files(files: Mapping[str, Path], plan: Plan) -> tuple[Case, ...]:
     if any(len(group) > len(plan.channels) for group in groups.values()):  # numbers that count images
         groups = {stem: {"image": path} for stem, path in files.items()}
     return tuple(
-        Case(case_id=case, images=tuple(path for _, path in sorted(group.items())))
-        for case, group in groups.items()
+        Case(case_id=case, images=tuple(path for _, path in sorted(group.items()))) for case, group in groups.items()
     )
 
 

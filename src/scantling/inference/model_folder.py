@@ -135,9 +135,7 @@ def _verified(folder: Path) -> dict[str, bytes]:
     if not folder.is_dir():
         raise DataError(f"{folder}: no such model folder", code="E-MOD-01")
     if not listed.is_file():
-        raise IntegrityError(
-            f"{listed}: the file is missing, so nothing here can be trusted", code="E-CHK-01"
-        )
+        raise IntegrityError(f"{listed}: the file is missing, so nothing here can be trusted", code="E-CHK-01")
     expected = _checksums(listed)
     content = {}
     for name, checksum in expected.items():
@@ -182,9 +180,7 @@ def _description(folder: Path, content: bytes) -> dict[str, Any]:
             return dict(description)
     except (ValueError, TypeError, KeyError, RecursionError):
         pass
-    raise IntegrityError(
-        f"{path}: not a model description; wanted schema_version, plan and meta", code="E-CHK-02"
-    )
+    raise IntegrityError(f"{path}: not a model description; wanted schema_version, plan and meta", code="E-CHK-02")
 
 
 def _plan(folder: Path, description: dict[str, Any]) -> Plan:

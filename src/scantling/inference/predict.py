@@ -137,9 +137,7 @@ def _write(prediction: Prediction, case: Case, out: Path, *, taken: Sequence[Pat
     if Path(name).name != name:
         raise DataError(f"case {case.case_id!r}: its name cannot be a file name; rename it", code="E-PRD-04")
     if out / name in taken:
-        raise DataError(
-            f"{out / name}: two cases would write this file; give them different names", code="E-PRD-05"
-        )
+        raise DataError(f"{out / name}: two cases would write this file; give them different names", code="E-PRD-05")
     if prediction.probs is not None:
         write_scalar_map(out / PROBABILITIES / scalar, prediction.probs, geometry)
     if prediction.entropy is not None:
@@ -183,9 +181,7 @@ def _refuse_input_folder(out: Path, *, images: Path, run: Path) -> None:
     target, source, model = out.resolve(), images.resolve(), run.resolve()
     folder = source if source.is_dir() else source.parent
     if target == folder or (source.is_dir() and source in target.parents):
-        raise ConfigError(
-            f"{out}: the images lie there; choose another folder for the predictions", code="E-PRD-02"
-        )
+        raise ConfigError(f"{out}: the images lie there; choose another folder for the predictions", code="E-PRD-02")
     if target in source.parents or target in (model, model / MODEL, *model.parents):
         inside = "images" if target in source.parents else "model"
         raise ConfigError(

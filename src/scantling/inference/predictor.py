@@ -111,8 +111,7 @@ class Predictor:
         except (torch.OutOfMemoryError, MemoryError):
             size = " x ".join(map(str, channels[0].geometry.shape))
             raise ResourceError(
-                f"image of {size}: the memory of {self.device} does not suffice; "
-                "free some, or use --device cpu",
+                f"image of {size}: the memory of {self.device} does not suffice; free some, or use --device cpu",
                 code="E-RES-11",
             ) from None
         notes = tuple(note for channel in channels for note in channel.notes)
@@ -182,9 +181,7 @@ def normalised_entropy(probs: Float[Tensor, "klass *spatial"]) -> Float[Tensor, 
     return entropy.clamp(0, 1)
 
 
-def _collect(
-    slabs: Iterator[Slab], shape: tuple[int, ...], n_classes: int, *, probs: bool, entropy: bool
-) -> _Maps:
+def _collect(slabs: Iterator[Slab], shape: tuple[int, ...], n_classes: int, *, probs: bool, entropy: bool) -> _Maps:
     """Whole maps from finished slabs; no logits of the whole image are held."""
     labels = torch.empty(shape, dtype=label_dtype(n_classes))
     probs_map = torch.empty((n_classes, *shape)) if probs else None

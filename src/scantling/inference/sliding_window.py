@@ -80,9 +80,7 @@ def predict_logits(
     device = device or _device_of(network, image)
     whole = device.type == "cpu"  # the sum is the result: no copy of it
     buffer = torch.zeros((n_classes, *(window.canvas if whole else window.unfinished)), device=device)
-    result = (
-        buffer[:, *box(window.before, window.shape)] if whole else torch.empty((n_classes, *window.shape))
-    )
+    result = buffer[:, *box(window.before, window.shape)] if whole else torch.empty((n_classes, *window.shape))
     with _evaluation_mode(network):
         for slab in _sweep(predict, image, window, buffer):
             if not whole:

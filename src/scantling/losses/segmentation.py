@@ -183,9 +183,7 @@ def _counted(label_maps: Tensor, weights: Tensor, annotated: Tensor) -> tuple[Te
     return weights.flatten(1) * counts, index
 
 
-def _merge_unannotated(
-    log_probs: Tensor, chosen: Tensor, index: Tensor, annotated: Tensor, partial: Tensor
-) -> Tensor:
+def _merge_unannotated(log_probs: Tensor, chosen: Tensor, index: Tensor, annotated: Tensor, partial: Tensor) -> Tensor:
     """`chosen` with the background of partly annotated samples standing for every class not looked for."""
     rows = partial.nonzero().squeeze(1)
     apart = annotated[rows].clone()
@@ -253,6 +251,4 @@ def _sum_by_class(values: Tensor, index: Tensor, n_classes: int) -> Tensor:
         return sums.scatter_add(1, index, values.double()).to(values.dtype)
     # On an accelerator scattering adds in an order that differs from run to run.
     zero = torch.zeros_like(values)
-    return torch.stack(
-        [torch.where(index == klass, values, zero).sum(dim=1) for klass in range(n_classes)], dim=1
-    )
+    return torch.stack([torch.where(index == klass, values, zero).sum(dim=1) for klass in range(n_classes)], dim=1)

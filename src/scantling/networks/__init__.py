@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from scantling.networks.build import NETWORKS, RESNET50_UNET, SCRIBBLE_UNET, build_network
-from scantling.networks.resnet_unet import load_resnet50_weights
+from scantling.networks.build import (
+    NETWORKS,
+    PRESETS,
+    RESNET50_UNET,
+    SCRIBBLE_UNET,
+    build_network,
+    check_network_plan,
+)
+from scantling.networks.resnet_unet import load_initial, load_resnet50_weights
 from scantling.networks.transfer import TransferReport, TransferRow, load_matching, read_state
 from scantling.networks.unet import Tap, UNet
 
 __all__ = [
     "NETWORKS",
+    "PRESETS",
     "RESNET50_UNET",
     "SCRIBBLE_UNET",
     "Tap",
@@ -16,6 +24,8 @@ __all__ = [
     "TransferRow",
     "UNet",
     "build_network",
+    "check_network_plan",
+    "load_initial",
     "load_matching",
     "load_resnet50_weights",
     "read_state",

@@ -159,17 +159,13 @@ class UpStage(nn.Module):
     sub-pixel position, which can leave a checkerboard.
     """
 
-    def __init__(
-        self, below_channels: int, out_channels: int, stride: Sequence[int], convs: nn.Module
-    ) -> None:
+    def __init__(self, below_channels: int, out_channels: int, stride: Sequence[int], convs: nn.Module) -> None:
         super().__init__()
         self.stride = tuple(float(step) for step in stride)
         self.project = convolution(below_channels, out_channels, (1,) * len(stride))
         self.convs = convs
 
-    def forward(
-        self, below: Features, skip: Float[Tensor, "batch skip *larger"]
-    ) -> Float[Tensor, "batch out *larger"]:
+    def forward(self, below: Features, skip: Float[Tensor, "batch skip *larger"]) -> Float[Tensor, "batch out *larger"]:
         enlarged = F.interpolate(self.project(below), scale_factor=self.stride, mode="nearest")
         result: Tensor = self.convs(torch.cat((enlarged, skip), dim=1))
         return result

@@ -35,13 +35,16 @@ RESNET50_UNET: Final = NetworkPlan(
 )
 """ResNet-50 encoder; `features` are five decoder widths, finest first, and the encoder's last width."""
 
+PRESETS: Final[Mapping[str, NetworkPlan]] = MappingProxyType(
+    {preset.kind: preset for preset in (SCRIBBLE_UNET, RESNET50_UNET)}
+)
+"""Networks whose size is part of what they are; the other kinds take their size from the data."""
+
 
 class Builder(Protocol):
     """What the table holds: a function from a plan to a network whose weights are not yet drawn."""
 
-    def __call__(
-        self, plan: NetworkPlan, *, dimensions: int, in_channels: int, out_channels: int
-    ) -> UNet: ...
+    def __call__(self, plan: NetworkPlan, *, dimensions: int, in_channels: int, out_channels: int) -> UNet: ...
 
 
 NETWORKS: Final[Mapping[str, Builder]] = MappingProxyType(
@@ -71,9 +74,7 @@ def build_network(
     """
     check_network_plan(plan, dimensions=dimensions)
     with torch.device("meta"):
-        network = NETWORKS[plan.kind](
-            plan, dimensions=dimensions, in_channels=in_channels, out_channels=out_channels
-        )
+        network = NETWORKS[plan.kind](plan, dimensions=dimensions, in_channels=in_channels, out_channels=out_channels)
     network.to_empty(device="cpu")
     initialise(network, generator)
     return network

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from scantling.data.plan import NetworkPlan
 from scantling.networks.blocks import convolution
-from scantling.networks.transfer import TransferReport, load_matching
+from scantling.networks.transfer import TransferReport, load_matching, read_state
 from scantling.networks.unet import Tap, UNet
 from scantling.shapes import Features
 
@@ -68,9 +68,7 @@ class Bottleneck(nn.Module):
         self.conv3 = convolution(inner, outer, (1, 1))
         self.bn3 = nn.BatchNorm2d(outer)
         changes = stride > 1 or in_channels != outer
-        self.shortcut = (
-            convolution(in_channels, outer, (1, 1), (stride, stride)) if changes else nn.Identity()
-        )
+        self.shortcut = convolution(in_channels, outer, (1, 1), (stride, stride)) if changes else nn.Identity()
         self.shortcut_norm = nn.BatchNorm2d(outer) if changes else nn.Identity()
 
     def forward(self, x: Float[Tensor, "batch feature h w"]) -> Float[Tensor, "batch out h2 w2"]:
@@ -157,3 +155,13 @@ def load_resnet50_weights(network: UNet, path: Path) -> TransferReport:
         DataError: the file is missing, damaged, unsafe, or holds no tensor of this encoder.
     """
     return load_matching(network, path, rename=TORCHVISION_NAMES)
+
+
+def load_initial(network: nn.Module, path: Path, plan: NetworkPlan) -> TransferReport:
+    """Fill a network from any file of weights; torchvision's ResNet-50 names are understood where they fit.
+
+    Raises:
+        DataError: the file is missing, damaged, unsafe, or holds no tensor of this network.
+    """
+    foreign = plan.kind == "resnet50_unet" and "layer1.0.conv1.weight" in read_state(path)
+    return load_matching(network, path, rename=TORCHVISION_NAMES if foreign else ())

@@ -49,9 +49,7 @@ class BilinearUpStage(nn.Module):
         self.project = convolution(below_channels, out_channels, (1, 1), bias=True)
         self.convs = DropoutStage(2 * out_channels, out_channels, dropout=0.0, pool=False)
 
-    def forward(
-        self, below: Features, skip: Float[Tensor, "batch skip *larger"]
-    ) -> Float[Tensor, "batch out *larger"]:
+    def forward(self, below: Features, skip: Float[Tensor, "batch skip *larger"]) -> Float[Tensor, "batch out *larger"]:
         enlarged = F.interpolate(self.project(below), scale_factor=2.0, mode="bilinear", align_corners=False)
         result: Tensor = self.convs(torch.cat((skip, enlarged), dim=1))
         return result

@@ -62,9 +62,7 @@ class TransferReport:
         cells = [head, *((row.outcome, row.name, row.file_name, row.reason) for row in self.rows)]
         widths = [max(len(line[i]) for line in cells) for i in range(3)]
         lines = [
-            "  ".join(
-                [*(cell.ljust(width) for cell, width in zip(line, widths, strict=False)), line[3]]
-            ).rstrip()
+            "  ".join([*(cell.ljust(width) for cell, width in zip(line, widths, strict=False)), line[3]]).rstrip()
             for line in cells
         ]
         outcomes: tuple[Outcome, ...] = ("matched", "adapted", "skipped", "missing")
@@ -109,9 +107,7 @@ def load_matching(
         row, fitted = _fit(name, file_name, tensor, own.get(name), is_first=name == first)
         if fitted is not None:
             if not bool(torch.isfinite(fitted).all()):
-                raise DataError(
-                    f"{where}: {file_name} holds NaN or infinite values; use another file", code="E-NET-13"
-                )
+                raise DataError(f"{where}: {file_name} holds NaN or infinite values; use another file", code="E-NET-13")
             copies[name] = fitted
         rows.append(row)
     if not copies:
@@ -224,9 +220,7 @@ def _fit(
     """The row of one file tensor, and what is to be copied if anything is."""
 
     def row(outcome: Outcome, reason: str) -> TransferRow:
-        return TransferRow(
-            name=name if target is not None else "", file_name=file_name, outcome=outcome, reason=reason
-        )
+        return TransferRow(name=name if target is not None else "", file_name=file_name, outcome=outcome, reason=reason)
 
     if not name:
         return row("skipped", "of no use here"), None

@@ -12,9 +12,7 @@ from scantling.data.plan import NetworkPlan
 from scantling.networks.blocks import UpStage, convolution, plain_stage, residual_stage
 from scantling.shapes import Images, Logits
 
-DEEP_LEVELS: Final = (
-    3  # finest decoder levels that get logits under deep supervision; coarser ones see too little
-)
+DEEP_LEVELS: Final = 3  # finest decoder levels that get logits under deep supervision; coarser ones see too little
 
 
 @dataclass(frozen=True)
@@ -61,8 +59,7 @@ class UNet(nn.Module):
         finest_first = [f"decoder.{i}" for i in reversed(range(len(decoder)))]
         self.head_taps = tuple(finest_first[: DEEP_LEVELS if deep_supervision else 1])
         self.heads = nn.ModuleList(
-            convolution(self.taps[name].channels, out_channels, head_kernel, bias=True)
-            for name in self.head_taps
+            convolution(self.taps[name].channels, out_channels, head_kernel, bias=True) for name in self.head_taps
         )
 
     def forward(self, x: Images) -> Logits | list[Tensor]:
@@ -99,9 +96,7 @@ class UNet(nn.Module):
         """
         last = self.head_taps[0]
         if last not in features:
-            raise ValueError(
-                f"logits need the tap {last!r}, but the features end before it; leave out stop_at"
-            )
+            raise ValueError(f"logits need the tap {last!r}, but the features end before it; leave out stop_at")
         result: Tensor = self.heads[0](features[last])
         return result
 

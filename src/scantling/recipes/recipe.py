@@ -41,7 +41,7 @@ class Recipe(nn.Module, ABC):
             rng: keyed by the step; every random choice of the recipe is drawn from it.
         """
 
-    def after_step(self) -> None:  # noqa: B027 - most recipes have no teacher and no bank
+    def after_step(self) -> None:
         """Called once after each optimiser step: move the teacher, fill the bank."""
 
     @abstractmethod

@@ -37,6 +37,7 @@ class Supervised(Recipe):
     def __init__(self, config: SupervisedConfig, plan: Plan, generator: torch.Generator) -> None:
         super().__init__(config, plan, generator)
         self.config = config
+        self._views = config.views.model_copy(update={"flip_axes": config.views.flip_axes or plan.mirror_axes})
         self.network = build_network(
             plan.network,
             dimensions=plan.dimensions,
@@ -46,7 +47,7 @@ class Supervised(Recipe):
         )
 
     def views(self) -> ViewConfig:
-        return self.config.views
+        return self._views
 
     def losses(self, batch: ViewBatch, rng: torch.Generator) -> dict[str, Tensor]:
         logits = self.network(batch.images[:, 0])

@@ -84,9 +84,8 @@ def _site_table(facts: RunFacts) -> Markup | None:
             tally.setdefault(case["site"], Counter())[part_of.get(case["case"], "unused")] += 1
     if not tally:
         return None
-    rows = [
-        (site, sum(counts.values()), *(counts[part] for part in _PARTS))
-        for site, counts in sorted(tally.items())
+    rows: list[Sequence[Child]] = [
+        (site, sum(counts.values()), *(counts[part] for part in _PARTS)) for site, counts in sorted(tally.items())
     ]
     return table(("site", "images", "trained on", "unlabelled", "validation", "held out", "not used"), rows)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from scantling.data.case import ClassTable
+from scantling.data.case import Annotation, ClassTable
 from scantling.data.image_io import read_image, read_label, scalar_file_name
 from scantling.data.manifest import Manifest
 from scantling.data.plan import Plan
@@ -29,10 +29,11 @@ def measured_reliability(
         annotation = case.annotation(plan.label_kinds)
         image = read_image(case.images[0])
         path = folder / scalar_file_name(case_id, image.geometry)
-        if annotation is None or annotation.annotated is not None or not path.is_file():
+        if annotation is None or not path.is_file() or not _all_looked_for(annotation, classes):
             continue
         reference = classes.to_index(read_label(annotation.path)[0], ignore=annotation.ignore)
         probs = read_image(path).array
+        probs = probs[0] if probs.ndim == reference.ndim + 2 else probs  # a TIFF of classes reads as a stack
         if probs.shape == (len(classes.names), *reference.shape):
             found = top_label_reliability(probs.astype(np.float32), reference)
             means = np.stack([found.confidence, found.frequency, np.ones(N_BINS)])
@@ -46,3 +47,7 @@ def measured_reliability(
         "frequency": [float(v) for v in frequency / count],
         "count": [float(v) for v in count],
     }
+
+
+def _all_looked_for(annotation: Annotation, classes: ClassTable) -> bool:
+    return annotation.annotated is None or set(annotation.annotated) >= set(classes.foreground)

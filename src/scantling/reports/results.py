@@ -18,7 +18,7 @@ from scantling.reports.scores import CaseScore, case_scores, failures, pieces, s
 from scantling.reports.verdict import added_by_unlabelled, verdict
 from scantling.reports.wording import counted, figure, metric_title, readable, with_interval
 
-_SHOWN_METRICS: Final = ("dice", "nsd", "hd95_mm", "assd_mm", "precision", "recall", "size_error_relative")
+_SHOWN_METRICS: Final = ("dice", "nsd", "hd95_mm", "assd_mm", "precision", "recall")
 _MOST_LISTED: Final = 40
 _FAILURE_TITLES: Final[dict[Status, str]] = {
     "missing_file": "No prediction file",
@@ -50,9 +50,7 @@ def verdict_section(facts: RunFacts) -> Markup:
 def added_section(facts: RunFacts) -> Markup:
     """What images without full labels added."""
     sentence, figures = added_by_unlabelled(facts)
-    listed = (
-        definitions([(readable(name), _plain(value)) for name, value in figures.items()]) if figures else None
-    )
+    listed = definitions([(readable(name), _plain(value)) for name, value in figures.items()]) if figures else None
     return section("What unlabelled and weakly labelled data added", element("p", sentence), listed)
 
 
@@ -87,9 +85,7 @@ def failures_section(facts: RunFacts) -> Markup | None:
     found = failures(evaluation)
     parts: list[Child] = []
     if not found:
-        parts.append(
-            element("p", "None: every structure of every held-out case was found, and none invented.")
-        )
+        parts.append(element("p", "None: every structure of every held-out case was found, and none invented."))
     for status, pairs in found.items():
         by_case: dict[str, list[str]] = {}
         for case, name in pairs:
@@ -117,9 +113,7 @@ def reliability_section(facts: RunFacts) -> Markup | None:
     if bins:
         total = sum(bins["count"])
         share = [n / total for n in bins["count"]]
-        chart = reliability_chart(
-            bins["confidence"], bins["frequency"], share, title="Winning class, all pixels"
-        )
+        chart = reliability_chart(bins["confidence"], bins["frequency"], share, title="Winning class, all pixels")
         parts.append(element("figure", Markup(chart)))
     if not parts:
         return None
@@ -190,9 +184,7 @@ def _card(facts: RunFacts, picture: Picture, score: CaseScore | None) -> Markup:
     role = "the median case" if picture.role == "median" else ""
     lines: list[Child] = []
     if score is not None:
-        lines.append(
-            element("p", "Dice ", element("strong", figure(score.mean)), _after(where), _after(role))
-        )
+        lines.append(element("p", "Dice ", element("strong", figure(score.mean)), _after(where), _after(role)))
         dice = [
             join(swatch(facts, name), " ", figure(value), _after("" if status == "ok" else readable(status)))
             for (name, value), status in zip(score.dice.items(), score.status.values(), strict=True)

@@ -40,8 +40,12 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, tag: str = "step") 
         ResourceError: the disk is full; earlier checkpoints are intact.
     """
     path = folder / f"{tag}-{checkpoint.step:08d}.safetensors"
-    header = {"scantling": json.dumps({"schema_version": SCHEMA_VERSION, "step": checkpoint.step,
-                                       "scalars": dict(checkpoint.scalars)}, allow_nan=False)}
+    header = {
+        "scantling": json.dumps(
+            {"schema_version": SCHEMA_VERSION, "step": checkpoint.step, "scalars": dict(checkpoint.scalars)},
+            allow_nan=False,
+        )
+    }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, metadata=header)
@@ -73,7 +77,9 @@ def load_checkpoint(folder: Path, *, tag: str = "step") -> tuple[Checkpoint, lis
             continue
         return _read(path), complaints
     detail = f" ({complaints[0]})" if complaints else ""
-    raise IntegrityError(f"{folder}: holds no usable checkpoint{detail}; start the run again with 'train'", code="E-CHK-03")
+    raise IntegrityError(
+        f"{folder}: holds no usable checkpoint{detail}; start the run again with 'train'", code="E-CHK-03"
+    )
 
 
 def _read(path: Path) -> Checkpoint:
@@ -81,8 +87,10 @@ def _read(path: Path) -> Checkpoint:
         header = json.loads(stream.metadata()["scantling"])
         tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 - not a mapping
     if header["schema_version"] > SCHEMA_VERSION:
-        raise IntegrityError(f"{path}: written by a newer release (schema {header['schema_version']}); update scantling",
-                             code="E-CHK-04")
+        raise IntegrityError(
+            f"{path}: written by a newer release (schema {header['schema_version']}); update scantling",
+            code="E-CHK-04",
+        )
     return Checkpoint(step=header["step"], tensors=tensors, scalars=header["scalars"])
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -37,16 +37,30 @@ class DataConfig(Config):
 
 
 class PlanConfig(Config):
-    """What the plan must not decide by itself; None leaves it to the plan."""
+    """What the plan must not decide by itself; None leaves it to the plan.
+
+    Attributes:
+        mirror_axes: patch axes along which training mirrors at random and `predict --tta` averages; empty by
+            default, because anatomy is not symmetric.
+    """
 
     dimensions: int | None = Field(default=None, ge=2, le=3)
     spacing_mm: tuple[float, ...] | None = None
     patch_size: tuple[int, ...] | None = None
     batch_size: int | None = Field(default=None, ge=1)
+    network: Literal["plain_unet", "residual_unet", "scribble_unet", "resnet50_unet"] | None = None
+    deep_supervision: bool | None = None
+    mirror_axes: tuple[int, ...] | None = None
 
 
 class RunConfig(Config):
-    """A run. `time_seconds` is the budget of everything from reading to the held-out score."""
+    """A run.
+
+    Attributes:
+        settings: of the recipe.
+        time_seconds: budget of everything from reading to the held-out score.
+        init: file of weights to start from (`.safetensors`, `.pth`); what fits is taken.
+    """
 
     schema_version: int = 1
     recipe: str = "supervised"
@@ -55,6 +69,7 @@ class RunConfig(Config):
     device: str = "auto"
     workers: int = Field(default=0, ge=0)
     time_seconds: float | None = Field(default=None, gt=0)
+    init: str | None = None
     data: DataConfig
     plan: PlanConfig = PlanConfig()
     training: LoopConfig = LoopConfig()

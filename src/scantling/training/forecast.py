@@ -51,6 +51,10 @@ def forecast(loop: Loop, *, prepared_bytes: int, folder: Path) -> Forecast:
         seconds = config.seconds or 0.0
         steps = int(seconds / step_seconds)
     return Forecast(
-        seconds=seconds, steps=steps, step_seconds=step_seconds, memory=memory,
-        disk=prepared_bytes + 10 * parameters, free_disk=shutil.disk_usage(folder).free,
+        seconds=seconds,
+        steps=steps,
+        step_seconds=step_seconds,
+        memory=memory,
+        disk=prepared_bytes + 10 * parameters,
+        free_disk=shutil.disk_usage(folder).free,
     )

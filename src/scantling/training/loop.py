@@ -37,6 +37,7 @@ from scantling.training.optimisation import (
 )
 from scantling.training.progress import Display, Moment, Silent
 from scantling.training.run_folder import RunFolder
+from scantling.training.tensorboard import TensorBoard
 from scantling.views.maker import make_views
 
 MOST_BATCH_SPLITS = 3
@@ -53,6 +54,8 @@ class LoopConfig(Config):
         validate_share: largest share of the time spent on validation when the length is in seconds.
         patience: stop after this many validations without a better score; 0 never stops early.
         precision: "auto" takes the half precision in which the device is faster, if it has one.
+        skipped_share: more steps than this share with a loss or gradient that is not finite end the run.
+        tensorboard: also write the epochs to `RUN/tensorboard` (extra `tensorboard`).
     """
 
     steps: int | None = Field(default=None, ge=1)
@@ -64,6 +67,7 @@ class LoopConfig(Config):
     checkpoint_seconds: float = Field(default=60.0, ge=0)
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     skipped_share: float = Field(default=0.01, ge=0, le=1)
+    tensorboard: bool = False
     optimisation: OptimisationConfig = OptimisationConfig()
 
 
@@ -127,6 +131,7 @@ class Loop:
         named = config.precision
         self.precision = mixed_precision(device) if named == "auto" else _PRECISIONS[named]
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == torch.float16)
+        self.board = TensorBoard(run.path / "tensorboard") if config.tensorboard else None
         self.state = _State()
         self._recent_loss, self._rate = math.nan, math.nan
 
@@ -135,7 +140,7 @@ class Loop:
 
         Raises:
             Interrupted: `stop` said so; a checkpoint is on disk.
-            ResourceError: a quarter... of the batch still does not fit in memory.
+            ResourceError: a part of the batch still does not fit in memory after halving it three times.
             IntegrityError: more than the allowed share of steps had a loss or gradient that is not finite.
         """
         stream = batches(self.samples, start=self.state.step, workers=self.workers)
@@ -150,8 +155,10 @@ class Loop:
                 break
             if self.stop():
                 self.save()
-                raise Interrupted(f"stopped at step {self.state.step}; continue with: scantling resume "
-                                  f"{self.run_folder.path.name}", code="E-INT-01")
+                raise Interrupted(
+                    f"stopped at step {self.state.step}; continue with: scantling resume {self.run_folder.path.name}",
+                    code="E-INT-01",
+                )
             if time.monotonic() - saved_at >= self.config.checkpoint_seconds:
                 self.save()
                 saved_at = time.monotonic()
@@ -194,11 +201,12 @@ class Loop:
         tensors |= {f"optimiser/{k}": v for k, v in optimiser_tensors.items()}
         if self.average is not None:
             tensors |= {f"average/{k}": v for k, v in self.average.state_dict().items()}
-        scalars: dict[str, Any] = {"state": vars(self.state), "optimiser": optimiser_scalars,
-                                   "scaler": self.scaler.state_dict()}
-        save_checkpoint(
-            self.run_folder.checkpoints, Checkpoint(step=self.state.step, tensors=tensors, scalars=scalars)
-        )
+        scalars: dict[str, Any] = {
+            "state": vars(self.state),
+            "optimiser": optimiser_scalars,
+            "scaler": self.scaler.state_dict(),
+        }
+        save_checkpoint(self.run_folder.checkpoints, Checkpoint(step=self.state.step, tensors=tensors, scalars=scalars))
 
     def restore(self) -> list[str]:
         """Continue from the newest whole checkpoint; one sentence for each damaged one that was passed over.
@@ -276,7 +284,8 @@ class Loop:
         if self.state.splits == MOST_BATCH_SPLITS or 2**self.state.splits >= size:
             raise ResourceError(
                 f"training: a batch part of {max(size // 2**self.state.splits, 1)} of {size} samples does not fit in "
-                f"memory; make plan.patch_size smaller or use a device with more memory", code="E-RES-02"
+                f"memory; make plan.patch_size smaller or use a device with more memory",
+                code="E-RES-02",
             ) from error
         self.state.splits += 1
         self.recipe.zero_grad(set_to_none=True)
@@ -299,7 +308,8 @@ class Loop:
             self.save()
             raise IntegrityError(
                 f"training: {self.state.skipped} of {self.state.step + 1} steps had a loss or gradient that is not "
-                f"finite ({', '.join(bad) or 'gradient'}); lower training.optimisation.learning_rate or look at the data",
+                f"finite ({', '.join(bad) or 'gradient'}); lower training.optimisation.learning_rate, or look at "
+                "the data",
                 code="E-CHK-10",
             )
 
@@ -310,18 +320,20 @@ class Loop:
         score = None
         if self.validate is not None and (final or self._validation_is_due(epoch)):
             score = self._validate()
-        self.run_folder.append_log(
-            "epoch",
-            epoch=epoch,
-            step=state.step,
-            seconds=round(state.elapsed, 2),
-            progress=round(self.progress(), 5),
-            losses={name: value / max(state.counted, 1) for name, value in state.sums.items()},
-            learning_rate=self.optimiser.param_groups[0]["lr"],
-            samples_per_second=None if math.isnan(self._rate) else round(self._rate, 2),
-            skipped=state.skipped,
-            validation=None if score is None else {"mean_dice": score.mean_dice, "per_class": dict(score.per_class)},
-        )
+        facts = {
+            "epoch": epoch,
+            "step": state.step,
+            "seconds": round(state.elapsed, 2),
+            "progress": round(self.progress(), 5),
+            "losses": {name: value / max(state.counted, 1) for name, value in state.sums.items()},
+            "learning_rate": self.optimiser.param_groups[0]["lr"],
+            "samples_per_second": None if math.isnan(self._rate) else round(self._rate, 2),
+            "skipped": state.skipped,
+            "validation": None if score is None else {"mean_dice": score.mean_dice, "per_class": dict(score.per_class)},
+        }
+        self.run_folder.append_log("epoch", **facts)
+        if self.board is not None:
+            self.board.epoch(facts)
         state.sums, state.counted = {}, 0
         return bool(self.config.patience) and state.validations_since_best >= self.config.patience
 
@@ -333,7 +345,7 @@ class Loop:
         return (epoch + 1) % self.config.validate_every == 0
 
     def _validate(self) -> Validation:
-        assert self.validate is not None  # noqa: S101 - for the type checker; the caller has looked
+        assert self.validate is not None
         began = time.monotonic()
         network = self.deployable()
         was_training = network.training
@@ -356,8 +368,14 @@ class Loop:
         progress = self.progress()
         left = self.state.elapsed * (1 - progress) / max(progress, 1e-6)
         self.display.show(
-            Moment(progress=progress, step=self.state.step, loss=self._recent_loss, samples_per_second=self._rate,
-                   seconds_left=left, score=self.state.best_score)
+            Moment(
+                progress=progress,
+                step=self.state.step,
+                loss=self._recent_loss,
+                samples_per_second=self._rate,
+                seconds_left=left,
+                score=self.state.best_score,
+            )
         )
 
 

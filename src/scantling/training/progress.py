@@ -57,8 +57,13 @@ class Terminal:
         self._bar: Progress | None = None
         if self._console.is_terminal:
             self._bar = Progress(
-                TextColumn("training"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[facts]}"),
-                console=self._console, transient=True, refresh_per_second=4,
+                TextColumn("training"),
+                BarColumn(),
+                TaskProgressColumn(),
+                TextColumn("{task.fields[facts]}"),
+                console=self._console,
+                transient=True,
+                refresh_per_second=4,
             )
             self._task = self._bar.add_task("training", total=1.0, facts="")
 

@@ -19,7 +19,17 @@ from scantling.errors import DataError, IntegrityError
 from scantling.files import new_folder, read_json, write_json
 
 SCHEMA_VERSION: Final = 1
-_PACKAGES = ("scantling", "torch", "numpy", "scipy", "nibabel", "pillow", "tifffile", "safetensors", "pydantic")
+_PACKAGES = (
+    "scantling",
+    "torch",
+    "numpy",
+    "scipy",
+    "nibabel",
+    "pillow",
+    "tifffile",
+    "safetensors",
+    "pydantic",
+)
 
 
 @dataclass(frozen=True)
@@ -45,8 +55,10 @@ class RunFolder:
             DataError: the path is not a run folder.
         """
         if not (path / "run.json").is_file():
-            raise DataError(f"{path}: not a run folder (no run.json); wanted the folder given to 'train -o'",
-                            code="E-RUN-01")
+            raise DataError(
+                f"{path}: not a run folder (no run.json); wanted the folder given to 'train -o'",
+                code="E-RUN-01",
+            )
         run = cls(path)
         if run.status()["schema_version"] > SCHEMA_VERSION:
             raise IntegrityError(f"{path}: written by a newer release; update scantling to read it", code="E-CHK-04")

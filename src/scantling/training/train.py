@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import threading
@@ -26,11 +27,12 @@ from scantling.data.splits import Split, make_split
 from scantling.data.store import PreparedSet, Store
 from scantling.errors import DataError, Interrupted, PlanMismatch, ScantlingError
 from scantling.evaluation.evaluate import Evaluation, evaluate_folders
-from scantling.files import read_json, write_json
+from scantling.files import read_json, write_atomic, write_json
 from scantling.inference.device import resolve_device
 from scantling.inference.model_folder import LoadedModel, save_model
 from scantling.inference.predict import predict_cases
 from scantling.inference.predictor import Predictor
+from scantling.networks import PRESETS, check_network_plan, load_initial
 from scantling.recipes import build_recipe
 from scantling.seeding import torch_generator
 from scantling.training.batches import StepSamples
@@ -54,19 +56,37 @@ class _Materials:
 
 
 def start(
-    config: RunConfig, out: Path, *, overwrite: bool = False, display: Display | None = None, dry_run: bool = False
+    config: RunConfig,
+    out: Path,
+    *,
+    plan: Path | None = None,
+    overwrite: bool = False,
+    display: Display | None = None,
+    dry_run: bool = False,
 ) -> RunFolder:
     """Begin a run in a new folder and carry it to the end.
+
+    Args:
+        plan: `plan.json` of another run, edited or not, to be obeyed instead of deriving one.
 
     Raises:
         ConfigError: the folder is in use, or a setting does not fit the data.
         DataError: nothing to train on.
         Interrupted: stopped by a signal; `resume` goes on.
     """
+    given = None if plan is None else Plan.parse(read_json(plan), where=str(plan))
     run = RunFolder.create(out, overwrite=overwrite)
     config.save(run.config)
-    run.update(status="preparing", command=command_line(), started=now(), environment=environment(),
-               recipe=config.recipe, seed=config.seed)
+    if given is not None:
+        write_json(run.plan, given.model_dump(mode="json"))
+    run.update(
+        status="preparing",
+        command=command_line(),
+        started=now(),
+        environment=environment(),
+        recipe=config.recipe,
+        seed=config.seed,
+    )
     return _carry(run, config, display or Silent(), dry_run=dry_run)
 
 
@@ -79,8 +99,10 @@ def resume(path: Path, *, display: Display | None = None) -> RunFolder:
     """
     run = RunFolder.open(path)
     if run.status()["status"] == "finished":
-        raise DataError(f"{path.name}: the run is finished; start a new one with 'train', or use its model with 'predict'",
-                        code="E-RUN-02")
+        raise DataError(
+            f"{path.name}: the run is finished; start a new one with 'train', or use its model with 'predict'",
+            code="E-RUN-02",
+        )
     return _carry(run, RunConfig.load(run.config), display or Silent())
 
 
@@ -101,7 +123,13 @@ def _carry(run: RunFolder, config: RunConfig, display: Display, *, dry_run: bool
 
 
 def _carry_on(
-    run: RunFolder, config: RunConfig, display: Display, stop: Callable[[], bool], began: float, *, dry_run: bool
+    run: RunFolder,
+    config: RunConfig,
+    display: Display,
+    stop: Callable[[], bool],
+    began: float,
+    *,
+    dry_run: bool,
 ) -> None:
     device = resolve_device(config.device)
     materials = _prepare(run, config, device, display)
@@ -119,9 +147,19 @@ def _carry_on(
     display.say(needs.sentence())
     display.say(f"Validation: {materials.split.sentence}")
     display.say(f"Stop any time with Ctrl-C; continue with: scantling resume {run.path}")
-    run.update(status="training", device=str(device), precision=str(loop.precision or torch.float32),
-               threads=torch.get_num_threads(), forecast={"seconds": round(needs.seconds, 1), "steps": needs.steps,
-               "memory_bytes": needs.memory, "disk_bytes": needs.disk}, training_seconds=loop.config.seconds)
+    run.update(
+        status="training",
+        device=str(device),
+        precision=str(loop.precision or torch.float32),
+        threads=torch.get_num_threads(),
+        forecast={
+            "seconds": round(needs.seconds, 1),
+            "steps": needs.steps,
+            "memory_bytes": needs.memory,
+            "disk_bytes": needs.disk,
+        },
+        training_seconds=loop.config.seconds,
+    )
     if dry_run:
         run.update(status="dry run")
         return
@@ -129,8 +167,12 @@ def _carry_on(
     network.eval()
     meta = _meta(config, materials, loop)
     save_model(run.model, network, materials.plan, meta)
-    run.update(status="predicting", steps=loop.state.step, skipped_steps=loop.state.skipped,
-               training_seconds=round(loop.state.elapsed, 1))
+    run.update(
+        status="predicting",
+        steps=loop.state.step,
+        skipped_steps=loop.state.skipped,
+        training_seconds=round(loop.state.elapsed, 1),
+    )
     evaluation = _score_held_out(run, materials, network, meta, device, config.seed, display)
     if evaluation is not None:
         save_model(run.model, network, materials.plan, {**meta, "held_out": evaluation.headline()})
@@ -152,31 +194,46 @@ def _prepare(run: RunFolder, config: RunConfig, device: torch.device, display: D
     manifest = _searched_classes(manifest, split, config, display)
     if run.plan.is_file():
         plan = Plan.parse(read_json(run.plan), where=str(run.plan))
+        _require_fit(plan, manifest)
     else:
         plan = _plan(manifest, split, config, device)
         write_json(run.plan, plan.model_dump(mode="json"))
+    check_network_plan(plan.network, dimensions=plan.dimensions)
     display.say(f"Plan: {describe(plan)}")
     store = Store(_cache_folder(run))
     train = store.prepare([manifest.case(c) for c in split.train], manifest, plan)
     validation = store.prepare([manifest.case(c) for c in split.validation], manifest, plan)
     for note in (*train.notes, *validation.notes):
         display.say(note)
-    run.update(counts={"train": len(split.train), "validation": len(split.validation),
-                       "held_out": len(split.heldout), "unlabelled": len(split.unlabelled)})
+    run.update(
+        counts={
+            "train": len(split.train),
+            "validation": len(split.validation),
+            "held_out": len(split.heldout),
+            "unlabelled": len(split.unlabelled),
+        }
+    )
     return _Materials(manifest=manifest, split=split, plan=plan, train=train, validation=validation)
 
 
 def _split(manifest: Manifest, config: RunConfig) -> Split:
     data = config.data
     split = make_split(
-        manifest, fold=data.fold, labels=data.labels, seed=config.seed, label_kinds=data.label_kinds,
-        train_on=data.train_on or None, test_on=data.test_on or None, allow_leak=data.allow_leak,
+        manifest,
+        fold=data.fold,
+        labels=data.labels,
+        seed=config.seed,
+        label_kinds=data.label_kinds,
+        train_on=data.train_on or None,
+        test_on=data.test_on or None,
+        allow_leak=data.allow_leak,
     )
     if not split.train:
         kinds = sorted({a.kind for case in manifest.cases for a in case.annotations}) or ["none"]
         raise DataError(
             f"{manifest.name}: no labelled training case of kind {' or '.join(data.label_kinds)} (label kinds found: "
-            f"{', '.join(kinds)}); add a label file, or choose --label-kinds", code="E-DAT-20",
+            f"{', '.join(kinds)}); add a label file, or choose --label-kinds",
+            code="E-DAT-20",
         )
     return split
 
@@ -184,27 +241,76 @@ def _split(manifest: Manifest, config: RunConfig) -> Split:
 def _plan(manifest: Manifest, split: Split, config: RunConfig, device: torch.device) -> Plan:
     facts = fingerprint(manifest, [manifest.case(c) for c in split.train], config.data.label_kinds)
     wanted = config.plan
-    return derive_plan(
-        facts, manifest, dimensions=wanted.dimensions, device_kind="cuda" if device.type == "cuda" else "cpu",
-        label_kinds=config.data.label_kinds, spacing_mm=wanted.spacing_mm, patch_size=wanted.patch_size,
+    plan = derive_plan(
+        facts,
+        manifest,
+        dimensions=wanted.dimensions,
+        device_kind="cuda" if device.type == "cuda" else "cpu",
+        label_kinds=config.data.label_kinds,
+        spacing_mm=wanted.spacing_mm,
+        patch_size=wanted.patch_size,
         batch_size=wanted.batch_size,
     )
+    network = PRESETS.get(wanted.network or "", plan.network)
+    if wanted.network in ("plain_unet", "residual_unet"):
+        network = network.model_copy(update={"kind": wanted.network})
+    if wanted.deep_supervision is not None:
+        network = network.model_copy(update={"deep_supervision": wanted.deep_supervision})
+    divisor = [math.prod(stride) for stride in zip(*network.strides, strict=True)]
+    patch = tuple(-(-n // d) * d for n, d in zip(plan.patch_size, divisor, strict=False))
+    mirror = plan.mirror_axes if wanted.mirror_axes is None else wanted.mirror_axes
+    return plan.model_copy(update={"network": network, "patch_size": patch, "mirror_axes": mirror})
+
+
+def _require_fit(plan: Plan, manifest: Manifest) -> None:
+    """Refuse a plan made for other channels or classes."""
+    for what, of_plan, of_data in (
+        ("channels", plan.channels, manifest.channels),
+        ("classes", plan.classes.names, manifest.classes.names),
+    ):
+        if of_plan != of_data:
+            raise PlanMismatch(
+                f"plan.json: made for {what} {', '.join(of_plan)}, but {manifest.name} has {', '.join(of_data)}; "
+                "plan anew, or choose --classes",
+                code="E-PLN-06",
+            )
 
 
 def _build_loop(
-    run: RunFolder, config: RunConfig, materials: _Materials, device: torch.device, display: Display,
+    run: RunFolder,
+    config: RunConfig,
+    materials: _Materials,
+    device: torch.device,
+    display: Display,
     stop: Callable[[], bool],
 ) -> Loop:
     plan = materials.plan
     recipe = build_recipe(config.recipe, config.settings, plan, torch_generator(config.seed, "weights"))
+    if config.init is not None and not (run.checkpoints / "index.json").is_file():
+        report = load_initial(recipe.deployable(), Path(config.init), plan.network)
+        display.say(str(report))
+        write_atomic(run.path / "transfer.txt", str(report).encode())
     samples = StepSamples(
         PatchDataset(
-            materials.train, plan, seed=config.seed, samples_per_epoch=plan.batch_size * config.training.steps_per_epoch
-        ), plan.batch_size, config.training.steps_per_epoch
+            materials.train,
+            plan,
+            seed=config.seed,
+            samples_per_epoch=plan.batch_size * config.training.steps_per_epoch,
+        ),
+        plan.batch_size,
+        config.training.steps_per_epoch,
     )
     loop = Loop(
-        recipe, samples, _loop_config(run, config), patch_size=plan.patch_size, run=run, seed=config.seed,
-        device=device, workers=config.workers, display=display, stop=stop,
+        recipe,
+        samples,
+        _loop_config(run, config),
+        patch_size=plan.patch_size,
+        run=run,
+        seed=config.seed,
+        device=device,
+        workers=config.workers,
+        display=display,
+        stop=stop,
     )
     if materials.validation.cases:
         loop.validate = inner_validation(materials.validation.cases, plan, device=device, precision=loop.precision)
@@ -220,7 +326,12 @@ def _loop_config(run: RunFolder, config: RunConfig) -> Any:
 
 
 def _score_held_out(
-    run: RunFolder, materials: _Materials, network: nn.Module, meta: dict[str, Any], device: torch.device, seed: int,
+    run: RunFolder,
+    materials: _Materials,
+    network: nn.Module,
+    meta: dict[str, Any],
+    device: torch.device,
+    seed: int,
     display: Display,
 ) -> Evaluation | None:
     """Predict and score the held-out cases at their own resolution; None if nothing was held out."""
@@ -232,7 +343,10 @@ def _score_held_out(
     for case, sentence in done.failures.items():
         display.say(f"held-out case {case} could not be predicted: {sentence}")
     evaluation = evaluate_folders(
-        run.predictions, materials.manifest, cases=materials.split.heldout, label_kinds=materials.plan.label_kinds,
+        run.predictions,
+        materials.manifest,
+        cases=materials.split.heldout,
+        label_kinds=materials.plan.label_kinds,
         seed=seed,
     )
     evaluation.save(run.metrics, run.evaluation)
@@ -262,8 +376,10 @@ def _searched_classes(manifest: Manifest, split: Split, config: RunConfig, displ
         display.say(f"Class {name} is left out: no training case was annotated for it.")
     if not kept:
         raise DataError("no class is annotated in any training case; see --classes and --label-kinds", code="E-DAT-22")
-    return manifest if len(kept) == len(manifest.classes.foreground) else replace(
-        manifest, classes=manifest.classes.subset(kept)
+    return (
+        manifest
+        if len(kept) == len(manifest.classes.foreground)
+        else replace(manifest, classes=manifest.classes.subset(kept))
     )
 
 
@@ -284,10 +400,15 @@ def _cache_folder(run: RunFolder) -> Path:
 
 def _meta(config: RunConfig, materials: _Materials, loop: Loop) -> dict[str, Any]:
     return {
-        "recipe": config.recipe, "seed": config.seed, "dataset": materials.manifest.name,
-        "n_training_cases": len(materials.split.train), "n_validation_cases": len(materials.split.validation),
-        "n_held_out_cases": len(materials.split.heldout), "validation": materials.split.sentence,
-        "steps": loop.state.step, "training_seconds": round(loop.state.elapsed, 1),
+        "recipe": config.recipe,
+        "seed": config.seed,
+        "dataset": materials.manifest.name,
+        "n_training_cases": len(materials.split.train),
+        "n_validation_cases": len(materials.split.validation),
+        "n_held_out_cases": len(materials.split.heldout),
+        "validation": materials.split.sentence,
+        "steps": loop.state.step,
+        "training_seconds": round(loop.state.elapsed, 1),
         "selected_on": None if loop.state.best_score is None else {"validation_mean_dice": loop.state.best_score},
     }
 
@@ -296,8 +417,10 @@ def describe(plan: Plan) -> str:
     """A plan in one line."""
     grid = " x ".join("own" if mm is None else f"{mm:g}" for mm in plan.spacing_mm)
     patch = " x ".join(map(str, plan.patch_size))
-    return (f"{plan.dimensions}D {plan.network.kind} of {'-'.join(map(str, plan.network.features))} features, grid {grid} "
-            f"mm, patch {patch}, batch {plan.batch_size}")
+    return (
+        f"{plan.dimensions}D {plan.network.kind} of {'-'.join(map(str, plan.network.features))} features, grid {grid} "
+        f"mm, patch {patch}, batch {plan.batch_size}"
+    )
 
 
 @contextlib.contextmanager

@@ -97,9 +97,7 @@ def transform_points(
     return moved + placed
 
 
-def mm_from_indices(
-    indices: Float[Tensor, "*batch axis"], spacing_mm: Sequence[float]
-) -> Float[Tensor, "*batch axis"]:
+def mm_from_indices(indices: Float[Tensor, "*batch axis"], spacing_mm: Sequence[float]) -> Float[Tensor, "*batch axis"]:
     """Positions of pixel indices, which need not be whole."""
     return indices.to(torch.float64) * _spacing(spacing_mm, indices.device)
 
@@ -115,10 +113,7 @@ def pixel_centres_mm(
     shape: Sequence[int], spacing_mm: Sequence[float], *, device: torch.device | None = None
 ) -> Float[Tensor, "pixel axis"]:
     """Positions of all pixels of a grid, last axis fastest."""
-    axes = [
-        torch.arange(n, dtype=torch.float64, device=device) * mm
-        for n, mm in zip(shape, spacing_mm, strict=True)
-    ]
+    axes = [torch.arange(n, dtype=torch.float64, device=device) * mm for n, mm in zip(shape, spacing_mm, strict=True)]
     return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).reshape(-1, len(axes))
 
 

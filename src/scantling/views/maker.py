@@ -180,9 +180,7 @@ def _require_one_kind(samples: Sequence[Sample], config: ViewConfig, patch_size:
                 f"has {len(patch_size)}; plan and samples must belong together",
                 code="E-PLN-22",
             )
-        same = (
-            sample.image.shape[0] == first.image.shape[0] and sample.annotated.shape == first.annotated.shape
-        )
+        same = sample.image.shape[0] == first.image.shape[0] and sample.annotated.shape == first.annotated.shape
         near = all(abs(a - b) <= 1e-6 * b for a, b in zip(sample.spacing_mm, first.spacing_mm, strict=True))
         if not (same and near):
             raise PlanMismatch(

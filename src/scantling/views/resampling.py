@@ -39,9 +39,7 @@ def resample(
     for way in dict.fromkeys(ways):
         rows = torch.tensor([i for i, other in enumerate(ways) if other == way])
         there = rows.to(images.device)
-        parts = _RESAMPLE[way](
-            images[there], marks[there], source_index_from_view_index[rows], tuple(patch_size)
-        )
+        parts = _RESAMPLE[way](images[there], marks[there], source_index_from_view_index[rows], tuple(patch_size))
         out_images[there], out_marks[there] = parts
     return out_images, out_marks
 
@@ -61,9 +59,7 @@ def _is_whole(value: float) -> bool:
     return abs(value - round(value)) < geometry.WHOLE_TOLERANCE
 
 
-def _copy(
-    images: Tensor, marks: Tensor, matrices: Tensor, patch_size: tuple[int, ...]
-) -> tuple[Tensor, Tensor]:
+def _copy(images: Tensor, marks: Tensor, matrices: Tensor, patch_size: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     rows = matrices.tolist()
     if all(row == rows[0] for row in rows):
         return _cut(images, rows[0], patch_size), _cut(marks, rows[0], patch_size)
@@ -91,9 +87,7 @@ def _cut(source: Tensor, matrix: list[list[float]], patch_size: tuple[int, ...])
     return box.flip(mirrored) if mirrored else box.contiguous()
 
 
-def _full(
-    images: Tensor, marks: Tensor, matrices: Tensor, patch_size: tuple[int, ...]
-) -> tuple[Tensor, Tensor]:
+def _full(images: Tensor, marks: Tensor, matrices: Tensor, patch_size: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     grid = geometry.normalised_grid(
         matrices, target_shape=images.shape[2:], grid_shape=patch_size, device=images.device
     )
@@ -103,9 +97,7 @@ def _full(
     )
 
 
-def _slices(
-    images: Tensor, marks: Tensor, matrices: Tensor, patch_size: tuple[int, ...]
-) -> tuple[Tensor, Tensor]:
+def _slices(images: Tensor, marks: Tensor, matrices: Tensor, patch_size: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     """Volumes whose first axis stays apart: linear along it, then one 2D grid for all slices as channels."""
     position = matrices[:, :1, 0] * torch.arange(patch_size[0], dtype=torch.float64) + matrices[:, :1, 3]
     whole = position.round()

@@ -15,8 +15,13 @@ SECONDS = 60.0
 
 
 def demo(
-    out: Path | str = "demo-run", *, steps: int | None = None, seed: int = 0, device: str = "auto",
-    overwrite: bool = False, quiet: bool = True,
+    out: Path | str = "demo-run",
+    *,
+    steps: int | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    overwrite: bool = False,
+    quiet: bool = True,
 ) -> RunResult:
     """Write 2 labelled, 60 unlabelled and 40 held-out phantom radiographs, train, score and report.
 
@@ -26,6 +31,12 @@ def demo(
     folder = new_folder(Path(out), overwrite=overwrite)
     write_chest_phantom(folder / "data", n_labelled=LABELLED, n_unlabelled=UNLABELLED, n_test=HELD_OUT, seed=seed)
     return train(
-        folder / "data", folder / "run", steps=steps, time=None if steps else SECONDS, seed=seed, device=device,
-        quiet=quiet, settings=("training.steps_per_epoch=20", "plan.batch_size=8"),
+        folder / "data",
+        folder / "run",
+        steps=steps,
+        time=None if steps else SECONDS,
+        seed=seed,
+        device=device,
+        quiet=quiet,
+        settings=("training.steps_per_epoch=20", "plan.batch_size=8"),
     )

@@ -55,7 +55,16 @@ class Findings:
 def doctor() -> Findings:
     """Look at versions, devices, memory, disk, shared memory, processes, write rights and torchvision."""
     return Findings(
-        (_versions(), _devices(), _memory(), _disk(), _shared_memory(), *_processes(), _write_rights(), _torchvision())
+        (
+            _versions(),
+            _devices(),
+            _memory(),
+            _disk(),
+            _shared_memory(),
+            *_processes(),
+            _write_rights(),
+            _torchvision(),
+        )
     )
 
 
@@ -113,8 +122,13 @@ def _processes() -> list[Finding]:
 
 def _write_rights() -> Finding:
     writable = os.access(Path.cwd(), os.W_OK)
-    return Finding("write rights", "ok" if writable else "bad", "this folder is writable" if writable else
-                   "this folder is read-only; run where you may write, or give -o a writable place")
+    return Finding(
+        "write rights",
+        "ok" if writable else "bad",
+        "this folder is writable"
+        if writable
+        else "this folder is read-only; run where you may write, or give -o a writable place",
+    )
 
 
 def _torchvision() -> Finding:
@@ -123,5 +137,9 @@ def _torchvision() -> Finding:
     done = subprocess.run([sys.executable, "-c", "import torchvision"], capture_output=True, timeout=120, check=False)
     if done.returncode == 0:
         return Finding("torchvision", "ok", "imports; scantling does not use it")
-    return Finding("torchvision", "note", "does not match the installed torch and fails at import: scantling is not "
-                   "affected, but lightning, torchmetrics and timm are; reinstall it or remove it")
+    return Finding(
+        "torchvision",
+        "note",
+        "does not match the installed torch and fails at import: scantling is not "
+        "affected, but lightning, torchmetrics and timm are; reinstall it or remove it",
+    )

@@ -43,5 +43,7 @@ class RunResult:
         """The verdict, and where things are."""
         if self.status["status"] != "finished":
             return f"{self.status['status']}: {self.path}"
-        verdict = "No case was held out, so there is no score." if self.evaluation is None else self.evaluation.verdict()
+        verdict = (
+            "No case was held out, so there is no score." if self.evaluation is None else self.evaluation.verdict()
+        )
         return f"{verdict}\nmodel:  {self.path / 'model'}\nreport: {self.report}"

@@ -87,7 +87,9 @@ class Segmenter:
 
     def _fitted(self) -> RunResult:
         if self.run_ is None:
-            raise ConfigError("this Segmenter is not fitted yet; call fit(data) or Segmenter.load(run)", code="E-CFG-15")
+            raise ConfigError(
+                "this Segmenter is not fitted yet; call fit(data) or Segmenter.load(run)", code="E-CFG-15"
+            )
         return self.run_
 
     def _ready(self) -> Predictor:

@@ -41,6 +41,8 @@ def train(
     test_on: Sequence[str] = (),
     dimensions: int | None = None,
     config: Path | str | None = None,
+    plan: Path | str | None = None,
+    init: Path | str | None = None,
     settings: Sequence[str] = (),
     layout: str | None = None,
     device: str | None = None,
@@ -58,6 +60,8 @@ def train(
         time: budget of the whole run, in seconds or as "20m"; 20 minutes where neither it nor `steps` is given.
         fold: held-out fold; "none" trains on every labelled case.
         train_on, test_on: `column=value` pairs that choose the training and the held-out cases.
+        plan: `plan.json` of another run, edited or not, to be obeyed.
+        init: file of weights (`.safetensors`, `.pth`) to start from; `transfer.txt` says what fitted.
         settings: `a.b=value` overrides of any field of `RunConfig`.
 
     Raises:
@@ -71,18 +75,22 @@ def train(
         "data.layout": layout, "data.labels": labels, "data.classes": _names(classes),
         "data.label_kinds": _names(label_kinds), "data.train_on": _pairs(train_on) or None,
         "data.test_on": _pairs(test_on) or None, "plan.dimensions": dimensions, "training.steps": steps,
+        "init": None if init is None else str(Path(init).resolve()),
     }  # fmt: skip
     given["data.path"] = str(Path(data).resolve())
     if fold is not None:
         given["data.fold"] = None if str(fold) == "none" else _whole(fold)
     for name, value in given.items():
-        if value is not None or name == "data.fold" and "data.fold" in given:
+        if value is not None or (name == "data.fold" and "data.fold" in given):
             _lay(values, name, value)
     resolved = RunConfig.parse(apply_overrides(values, settings), where="train")
     if resolved.time_seconds is None and resolved.training.steps is None and resolved.training.seconds is None:
         resolved = resolved.model_copy(update={"time_seconds": 1200.0})
     folder = Path(out) if out is not None else _next_run(Path(data))
-    run = training.start(resolved, folder, overwrite=overwrite, display=_display(quiet), dry_run=dry_run)
+    run = training.start(
+        resolved, folder, plan=None if plan is None else Path(plan), overwrite=overwrite, display=_display(quiet),
+        dry_run=dry_run,
+    )  # fmt: skip
     return _finish(run.path)
 
 
@@ -122,7 +130,11 @@ def score(
 ) -> Evaluation:
     """Score a folder of label maps of any tool against a data set or a folder of reference label maps."""
     return evaluate_folders(
-        Path(predictions), _reference(Path(reference)), classes=_names(classes), tolerance_mm=tolerance_mm, seed=seed
+        Path(predictions),
+        _reference(Path(reference)),
+        classes=_names(classes),
+        tolerance_mm=tolerance_mm,
+        seed=seed,
     )
 
 

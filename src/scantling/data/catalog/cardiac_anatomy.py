@@ -103,9 +103,7 @@ def cardiac_label_map(
     label_map = np.zeros(shape, dtype=np.uint8)
     label_map[depth_share(shapes.right) > 0.5] = 1
     label_map[depth_share(shapes.outer) > 0.5] = 2
-    label_map[depth_share(shapes.cavity) > 0.5] = (
-        3  # ties go to the wall, so that it always encloses the cavity
-    )
+    label_map[depth_share(shapes.cavity) > 0.5] = 3  # ties go to the wall, so that it always encloses the cavity
     return label_map
 
 
@@ -134,9 +132,7 @@ def cardiac_shapes(
     distance = np.hypot(x, y) / (1 + second * np.cos(2 * angle) + third * np.cos(3 * angle + phase))
     profile = np.sqrt(np.clip(1 - np.clip(1 - height, 0, 1) ** anatomy.taper, 0, 1)) * (1 - 0.10 * height)
     cap = np.clip(1 - np.clip(-height * anatomy.length / anatomy.wall, 0, 1) ** 2, 0, 1)
-    in_heart = np.where((height > -anatomy.wall / anatomy.length) & (height < 1), 0, -np.inf).astype(
-        np.float32
-    )
+    in_heart = np.where((height > -anatomy.wall / anatomy.length) & (height < 1), 0, -np.inf).astype(np.float32)
     cavity_radius = anatomy.cavity * profile
     outer_radius = (cavity_radius + anatomy.wall * np.clip(0.55 + 0.6 * height, 0.5, 1)) * np.sqrt(cap)
     cavity = np.where(height > 0, cavity_radius - distance, -np.inf) + in_heart

@@ -51,9 +51,7 @@ def render_cardiac(
         ConfigError: no such scanner.
     """
     if scanner not in MAGNET_SCANNERS:
-        raise ConfigError(
-            f"scanner {scanner!r}: not a phantom scanner; known are {', '.join(MAGNET_SCANNERS)}"
-        )
+        raise ConfigError(f"scanner {scanner!r}: not a phantom scanner; known are {', '.join(MAGNET_SCANNERS)}")
     machine = MAGNET_SCANNERS[scanner]
     thin = _tissues(anatomy, cardiac_shapes(anatomy, shape, spacing_mm), machine, pixel_mm=spacing_mm[-1])
     volume = thin.reshape(shape[0], SUB_SLICES, *shape[1:]).mean(axis=1)
@@ -75,9 +73,7 @@ def _tissues(
     """Grey values before texture, bias and noise, painted back to front with borders one pixel soft."""
     x, y = shapes.x + anatomy.centre_x, shapes.y + anatomy.centre_y  # the chest does not follow the heart
 
-    def paint(
-        below: Float32[np.ndarray, "thin y x"], inside_mm: np.ndarray, value: float | np.ndarray
-    ) -> np.ndarray:
+    def paint(below: Float32[np.ndarray, "thin y x"], inside_mm: np.ndarray, value: float | np.ndarray) -> np.ndarray:
         cover = np.clip(inside_mm / pixel_mm + 0.5, 0, 1)
         return np.asarray(below + cover * (value - below), dtype=np.float32)
 
@@ -117,14 +113,10 @@ def _tissues(
     return paint(volume, np.minimum(muscles, shapes.cavity), machine.muscle * 1.15)
 
 
-def _bias_field(
-    rng: np.random.Generator, shape: tuple[int, int, int], strength: float
-) -> Float32[np.ndarray, "z y x"]:
+def _bias_field(rng: np.random.Generator, shape: tuple[int, int, int], strength: float) -> Float32[np.ndarray, "z y x"]:
     z, y, x = (np.linspace(-1, 1, n, dtype=np.float32) for n in shape)
     weights = rng.standard_normal(5).astype(np.float32)
-    plane = (
-        weights[0] * x[None, None, :] + weights[1] * y[None, :, None] + 0.4 * weights[2] * z[:, None, None]
-    )
+    plane = weights[0] * x[None, None, :] + weights[1] * y[None, :, None] + 0.4 * weights[2] * z[:, None, None]
     bowl = weights[3] * (x**2)[None, None, :] + weights[4] * (y**2)[None, :, None]
     return np.asarray(np.exp(np.float32(strength * 0.5) * (plane + 0.6 * bowl)).astype(np.float32))
 

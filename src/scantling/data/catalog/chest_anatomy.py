@@ -216,9 +216,7 @@ def _side(
     medial = lung.medial + (lung.apex_x - lung.medial) * np.exp(-below_apex / 0.10)
     to_wall = _chest_wall(lung, y) - lateral
     below = y - _diaphragm(lung, lateral)
-    across = np.minimum(
-        0.85 * to_wall, lateral - medial
-    )  # the wall leans, so the gap overstates the distance
+    across = np.minimum(0.85 * to_wall, lateral - medial)  # the wall leans, so the gap overstates the distance
     along = np.minimum(-0.8 * below, y - lung.apex_y)
     return Side(lung, lateral, np.minimum(np.minimum(across, along), -heart), to_wall, below)
 

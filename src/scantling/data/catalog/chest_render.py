@@ -116,9 +116,7 @@ def _lungs(
         abdomen += below * (side.lateral > 0)
     gas_y = anatomy.left.dome_top + 0.14
     gas = ((shapes.x - anatomy.gas_x) / 0.16) ** 2 + ((shapes.y - gas_y) / 0.08) ** 2
-    abdomen -= (
-        1.1 * max(anatomy.gas_size, 0.0) / 0.12 * np.exp(-gas * np.sqrt(gas)) * (shapes.left.inside < 0)
-    )
+    abdomen -= 1.1 * max(anatomy.gas_size, 0.0) / 0.12 * np.exp(-gas * np.sqrt(gas)) * (shapes.left.inside < 0)
     return air, abdomen
 
 
@@ -135,24 +133,18 @@ def _bones(anatomy: ChestAnatomy, shapes: ChestShapes) -> Float[np.ndarray, "y x
     lateral, y = np.abs(shapes.x), shapes.y
     to_wall = np.where(shapes.x < 0, shapes.right.to_wall, shapes.left.to_wall)
     cage = _ramp(to_wall + 0.035, 0.03) * _ramp(y - anatomy.right.apex_y + 0.02, 0.05)
-    behind = (
-        y - anatomy.rib_droop * np.clip(lateral - 0.15, 0, None) ** 2 * 1.25 + 0.12 * np.exp(-lateral / 0.10)
-    )
+    behind = y - anatomy.rib_droop * np.clip(lateral - 0.15, 0, None) ** 2 * 1.25 + 0.12 * np.exp(-lateral / 0.10)
     front = y + 0.62 * lateral - 0.35 * lateral**2
     fade_behind = _ramp(lateral - 0.07, 0.05) * _ramp(0.62 - y, 0.3)
     fade_front = _smooth_step((lateral - 0.22) / 0.22) * _ramp(0.42 - y, 0.3) * _ramp(y + 0.58, 0.2)
     ribs = 0.085 * _band(behind / anatomy.rib_period + anatomy.rib_phase, 0.36) * fade_behind
     ribs += 0.060 * _band(front / (1.12 * anatomy.rib_period) + 0.5 + anatomy.rib_phase, 0.40) * fade_front
-    line = (
-        anatomy.right.apex_y + 0.16 + anatomy.clavicle_slope * (lateral - 0.15) + 0.04 * np.sin(8 * lateral)
-    )
+    line = anatomy.right.apex_y + 0.16 + anatomy.clavicle_slope * (lateral - 0.15) + 0.04 * np.sin(8 * lateral)
     clavicle = _plateau((y - line) / 0.028) * _ramp(lateral - 0.09, 0.03) * _ramp(0.86 - lateral, 0.1)
     return np.asarray(anatomy.rib_contrast * ribs * cage + 0.085 * clavicle)
 
 
-def _spine(
-    anatomy: ChestAnatomy, x: Float[np.ndarray, "y x"], y: Float[np.ndarray, "y x"]
-) -> Float[np.ndarray, "y x"]:
+def _spine(anatomy: ChestAnatomy, x: Float[np.ndarray, "y x"], y: Float[np.ndarray, "y x"]) -> Float[np.ndarray, "y x"]:
     column = _plateau(x / anatomy.spine)
     return column * (0.055 + 0.03 * _band(y / 0.135 + anatomy.rib_phase, 0.75))
 

@@ -47,9 +47,7 @@ SCANNERS: Final[dict[str, Scanner]] = {
 }  # fmt: skip
 
 
-def expose(
-    attenuation: Float[np.ndarray, "y x"], scanner: Scanner, noise_key: str
-) -> UInt8[np.ndarray, "y x"]:
+def expose(attenuation: Float[np.ndarray, "y x"], scanner: Scanner, noise_key: str) -> UInt8[np.ndarray, "y x"]:
     """Grey values of one exposure; equal keys give equal gain, slant and noise under every scanner."""
     size = attenuation.shape[0]
     pixel = size / 128

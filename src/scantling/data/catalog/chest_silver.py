@@ -46,9 +46,7 @@ def silver_chest_label_map(
     if has_fluid and fails["stops_at_fluid"]:
         wanted[hidden_by_fluid(anatomy, size=size) & (wanted != 3)] = 0
     elif fails["leaks_below"] and (has_fluid or rng.random() < 0.2):
-        wanted = leaked(
-            wanted, rng, value=int(rng.integers(1, 3)), radius_px=float(rng.uniform(8, 18)) * pixel
-        )
+        wanted = leaked(wanted, rng, value=int(rng.integers(1, 3)), radius_px=float(rng.uniform(8, 18)) * pixel)
     if fails["missing_part"]:
         wanted = dropped(wanted, rng, value=int(rng.integers(1, 4)), share=float(rng.uniform(0.25, 0.7)))
     if fails["merged_lungs"]:
@@ -56,9 +54,7 @@ def silver_chest_label_map(
         wanted[_bridge(wanted, rng)] = other
     if fails["shifted"]:
         wanted = shift(wanted, rng.uniform(-6, 6, 2) * pixel, order=0, mode="constant")
-    wanted = displaced(
-        wanted, rng, displacement_px=float(rng.uniform(0.5, 1.4)) * pixel, smoothness_px=7 * pixel
-    )
+    wanted = displaced(wanted, rng, displacement_px=float(rng.uniform(0.5, 1.4)) * pixel, smoothness_px=7 * pixel)
     sigma_px = float(rng.uniform(3.0, 5.0) if fails["over_smoothed"] else rng.uniform(0.6, 1.2)) * pixel
     silver = smoothed(wanted, sigma_px=sigma_px).astype(np.uint8)
     return silver, mean_dice(silver, truth)

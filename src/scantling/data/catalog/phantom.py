@@ -164,9 +164,7 @@ def write_cardiac_phantom(
     """
     roles = _roles(n_labelled, n_unlabelled, n_test)
     if min(shape) < 1 or min(shape[1:]) < 16 or min(spacing_mm) <= 0:
-        raise ConfigError(
-            f"cardiac phantom: shape {shape} needs slices of 16 pixels or more, spacing {spacing_mm} > 0"
-        )
+        raise ConfigError(f"cardiac phantom: shape {shape} needs slices of 16 pixels or more, spacing {spacing_mm} > 0")
     new_folder(folder)
     rows: list[dict[str, str]] = []
     for index, role in enumerate(roles):
@@ -197,9 +195,7 @@ def write_cardiac_phantom(
             drawn = scribbles(truth, numpy_generator(seed, "cardiac-scribble", case_id))
             stored = stored_with_unknown(drawn, unknown=_UNKNOWN)
             path = _write_nifti(folder, "scribbles", case_id, stored, spacing)
-            labels.append(
-                {"label": path, "label_kind": "scribble", "annotated": "*", "ignore": str(_UNKNOWN)}
-            )
+            labels.append({"label": path, "label_kind": "scribble", "annotated": "*", "ignore": str(_UNKNOWN)})
         rows.extend(row | label for label in labels or [{"label": "", "label_kind": "none"}])
     columns = ("ignore", "subject", "site", "scanner", "group", "split")
     _write_tables(folder, "cardiac-phantom", "MR", CARDIAC_CLASSES, columns, rows)

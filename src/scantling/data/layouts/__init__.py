@@ -33,15 +33,11 @@ def open_dataset(folder: Path, *, layout: str | None = None) -> Manifest:
         DataError: the folder is missing, fits no layout, or its table cannot be read.
     """
     if layout is not None and layout not in LAYOUTS:
-        raise ConfigError(
-            f"layout {layout!r}: there is no such layout{nearest(layout, LAYOUTS)}", code="E-LAY-02"
-        )
+        raise ConfigError(f"layout {layout!r}: there is no such layout{nearest(layout, LAYOUTS)}", code="E-LAY-02")
     if folder.is_file() and folder.suffix.lower() == ".csv":
         return cases_csv.read(folder)
     if not folder.is_dir():
-        raise DataError(
-            f"{folder}: no such folder; wanted a folder of images, or a cases.csv", code="E-LAY-03"
-        )
+        raise DataError(f"{folder}: no such folder; wanted a folder of images, or a cases.csv", code="E-LAY-03")
     if layout is not None:
         manifest: Manifest = LAYOUTS[layout].read(folder)
         return manifest
@@ -58,9 +54,7 @@ def _not_recognised(folder: Path) -> str:
     for child in sorted(path for path in folder.iterdir() if path.is_dir())[:100]:
         for name, module in LAYOUTS.items():
             if module.recognise(child):
-                return (
-                    f"{sentence}; the folder {child.name!r} inside looks like {name}: did you mean that one?"
-                )
+                return f"{sentence}; the folder {child.name!r} inside looks like {name}: did you mean that one?"
     return sentence
 
 

@@ -69,8 +69,7 @@ def read(folder: Path) -> Manifest:
         layout="cases_csv",
         classes=classes,
         cases=cases,
-        channels=(settings.channels if one_file else ())
-        or tuple(name.removeprefix("image:") for name in columns),
+        channels=(settings.channels if one_file else ()) or tuple(name.removeprefix("image:") for name in columns),
         modality=settings.modality,
         problems=(*reader.problems, *unreadable_labels(scans.values(), case_of)),
         notes=(*table.notes, *spreadsheet_note(path, [case.case_id for case in cases]), *notes),
@@ -88,9 +87,7 @@ def write(manifest: Manifest, folder: Path, *, overwrite: bool = False) -> Path:
     """
     for path in (folder / FILE_NAME, folder / TOML_NAME):
         if path.exists() and not overwrite:
-            raise ConfigError(
-                f"{path}: exists already; choose another folder, or overwrite it", code="E-CFG-04"
-            )
+            raise ConfigError(f"{path}: exists already; choose another folder, or overwrite it", code="E-CFG-04")
     rows = [row for case in manifest.cases for row in _rows(case, manifest.channels, folder)]
     used = list(dict.fromkeys(name for row in rows for name, value in row.items() if value))
     images = [name for name in used if name.partition(":")[0] == "image"] or ["image"]
@@ -135,10 +132,7 @@ def _classes(
         item for draft in drafts for item in draft.annotations if not item.given or named is None
     ]  # with a class table, a label whose kind is given need not be opened
     scans = scan_labels(
-        [
-            LabelQuestion(path=item.annotation.path, ignore=item.annotation.ignore, classes=named)
-            for item in wanted
-        ]
+        [LabelQuestion(path=item.annotation.path, ignore=item.annotation.ignore, classes=named) for item in wanted]
     )
     unsaid = [scan for scan, item in zip(scans, wanted, strict=True) if not item.given]
     classes, notes = (named, ()) if named is not None else find_classes(scans)

@@ -21,12 +21,8 @@ def case_id(text: str, where: str) -> str:
         DataError: empty, too long, or with a character no file name may have.
     """
     if not text:
-        raise DataError(
-            f"{where}: the column case is empty; give every row the name of its case", code="E-CSV-05"
-        )
-    bad = sorted(
-        {character for character in text if character in '/\\:*?"<>|' or not character.isprintable()}
-    )
+        raise DataError(f"{where}: the column case is empty; give every row the name of its case", code="E-CSV-05")
+    bad = sorted({character for character in text if character in '/\\:*?"<>|' or not character.isprintable()})
     if bad or text.startswith(".") or len(text.encode()) > _LONGEST_ID:
         why = f"holds {bad[0]!r}" if bad else "starts with a dot" if text.startswith(".") else "is too long"
         raise DataError(f"{where}: case {text[:60]!r} {why}, but results are files of that name; rename it",
@@ -41,9 +37,7 @@ def label_kind(text: str, where: str) -> LabelKind | Literal[""]:
         DataError: it is none of ours.
     """
     if text and text.lower() not in LABEL_KINDS:
-        raise DataError(
-            f"{where}: label_kind {text!r} is unknown{nearest(text.lower(), LABEL_KINDS)}", code="E-CSV-10"
-        )
+        raise DataError(f"{where}: label_kind {text!r} is unknown{nearest(text.lower(), LABEL_KINDS)}", code="E-CSV-10")
     return cast("LabelKind", text.lower()) if text else ""
 
 

@@ -53,9 +53,7 @@ def read_table(path: Path, known: Sequence[str]) -> CsvTable:
     if not lines or not lines[0].strip():
         raise DataError(f"{path}: the first line is empty, wanted the names of the columns", code="E-CSV-01")
     separator = max(_SEPARATORS, key=lines[0].count)
-    reader = csv.reader(
-        io.StringIO(text, newline=""), delimiter=separator, strict=True, skipinitialspace=True
-    )
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True, skipinitialspace=True)
     try:
         columns = tuple(_column(name, known) for name in next(reader))
         _check_columns(path, columns)
@@ -77,10 +75,7 @@ def spreadsheet_note(path: Path, names: Sequence[str]) -> tuple[str, ...]:
     odd = [name for name in names if _SPREADSHEET_NUMBER.match(name)]
     if not odd:
         return ()
-    return (
-        f"{path.name}: {odd[0]!r} looks like a name that a spreadsheet turned into a number; check the "
-        "original",
-    )
+    return (f"{path.name}: {odd[0]!r} looks like a name that a spreadsheet turned into a number; check the original",)
 
 
 def _decoded(path: Path) -> tuple[str, tuple[str, ...]]:
@@ -91,15 +86,11 @@ def _decoded(path: Path) -> tuple[str, tuple[str, ...]]:
     if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return content.decode("utf-16"), (f"{path.name}: read as UTF-16; save it as UTF-8 to be safe",)
     if b"\x00" in content:
-        raise DataError(
-            f"{path}: holds binary data, wanted a text file of comma-separated values", code="E-CSV-01"
-        )
+        raise DataError(f"{path}: holds binary data, wanted a text file of comma-separated values", code="E-CSV-01")
     try:
         return content.decode("utf-8-sig"), ()
     except UnicodeDecodeError:
-        note = (
-            f"{path.name}: is not UTF-8, read as Latin-1; save it as UTF-8 if names with accents look wrong"
-        )
+        note = f"{path.name}: is not UTF-8, read as Latin-1; save it as UTF-8 if names with accents look wrong"
         return content.decode("latin-1"), (note,)
 
 

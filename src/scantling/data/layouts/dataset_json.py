@@ -24,9 +24,7 @@ def load(folder: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise DataError(f"{path}: no such file", code="E-LAY-04") from None
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise DataError(
-            f"{path}: not valid JSON ({type(error).__name__}: {error})", code="E-LAY-04"
-        ) from None
+        raise DataError(f"{path}: not valid JSON ({type(error).__name__}: {error})", code="E-LAY-04") from None
     if not isinstance(content, dict):
         raise DataError(f"{path}: holds {_kind(content)}, wanted an object {{...}}", code="E-LAY-04")
     return content
@@ -68,9 +66,7 @@ def whole_number(value: object, what: str, folder: Path) -> int:
             raise ValueError
         return int(value)
     except ValueError:
-        raise DataError(
-            f"{folder / FILE_NAME}: {what} is {value!r}, wanted a whole number", code="E-LAY-05"
-        ) from None
+        raise DataError(f"{folder / FILE_NAME}: {what} is {value!r}, wanted a whole number", code="E-LAY-05") from None
 
 
 def modality_of(channels: tuple[str, ...]) -> str:

@@ -32,9 +32,7 @@ def read(folder: Path) -> Manifest:
     """
     content = dataset_json.load(folder)
     classes = _classes(content, folder)
-    modalities = (
-        dataset_json.mapping(content, "modality", folder) if "modality" in content else {"0": "image"}
-    )
+    modalities = dataset_json.mapping(content, "modality", folder) if "modality" in content else {"0": "image"}
     channels = tuple(str(name) for name in modalities.values()) or ("image",)
     problems: list[Problem] = []
     cases = [
@@ -45,9 +43,7 @@ def read(folder: Path) -> Manifest:
     ]
     double = sorted({case.case_id for case in cases if [c.case_id for c in cases].count(case.case_id) > 1})
     if double:
-        raise DataError(
-            f"{folder / dataset_json.FILE_NAME}: case {double[0]!r} is listed twice", code="E-LAY-06"
-        )
+        raise DataError(f"{folder / dataset_json.FILE_NAME}: case {double[0]!r} is listed twice", code="E-LAY-06")
     patient, said = subjects(case.case_id for case in cases)
     grouped = tuple(_of_patient(case, patient[case.case_id]) for case in cases)
     return Manifest(
@@ -92,9 +88,7 @@ def _entries(content: Mapping[str, Any], key: str, folder: Path) -> list[tuple[s
     return found
 
 
-def _case(
-    entry: tuple[str, str], split: str, folder: Path, channels: int, problems: list[Problem]
-) -> Case | None:
+def _case(entry: tuple[str, str], split: str, folder: Path, channels: int, problems: list[Problem]) -> Case | None:
     image, label = folder / entry[0], folder / entry[1]
     case = checked_id(image_stem(image), str(folder / dataset_json.FILE_NAME))
     numbered = [image.with_name(f"{case}_{k:04d}{image.name.removeprefix(case)}") for k in range(channels)]

@@ -40,9 +40,7 @@ def read(folder: Path) -> Manifest:
     channels = tuple(str(name) for name in names.values())
     problems: list[Problem] = []
     found = list(_cases(content, folder, len(channels), problems))
-    scans = _scans(
-        [label for _, _, label, _ in found if label is not None] if ignore else [], ignore, classes
-    )
+    scans = _scans([label for _, _, label, _ in found if label is not None] if ignore else [], ignore, classes)
     patient, said = subjects(case for case, *_ in found)
     cases = tuple(
         Case(
@@ -68,9 +66,7 @@ def disjoint_classes(regions: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[
     """
     inside: dict[frozenset[str], list[int]] = {}
     for value in sorted({value for values in regions.values() for value in values}):
-        inside.setdefault(frozenset(name for name, values in regions.items() if value in values), []).append(
-            value
-        )
+        inside.setdefault(frozenset(name for name, values in regions.items() if value in values), []).append(value)
     parts: dict[str, tuple[int, ...]] = {}
     for owners, values in inside.items():
         smallest = min(sorted(owners), key=lambda name: len(regions[name]))
@@ -128,9 +124,7 @@ def _cases(
         yield case, images, label if label is not None and label.is_file() else None, split
 
 
-def _in_folders(
-    folder: Path, ending: str, n_channels: int
-) -> Iterator[tuple[str, tuple[Path, ...], Path | None, str]]:
+def _in_folders(folder: Path, ending: str, n_channels: int) -> Iterator[tuple[str, tuple[Path, ...], Path | None, str]]:
     name = re.compile(rf"^(?P<case>.+)_\d{{4}}{re.escape(ending)}$")
     for images, labels, split in _PARTS:
         if not (folder / images).is_dir():
@@ -141,9 +135,7 @@ def _in_folders(
             yield case, channels, folder / labels / f"{case}{ending}", split
 
 
-def _listed(
-    entries: Mapping[str, Any], folder: Path
-) -> Iterator[tuple[str, tuple[Path, ...], Path | None, str]]:
+def _listed(entries: Mapping[str, Any], folder: Path) -> Iterator[tuple[str, tuple[Path, ...], Path | None, str]]:
     """Cases that `dataset.json` itself lists under `dataset`, with paths relative to the folder."""
     for case, entry in entries.items():
         images = entry.get("images") if isinstance(entry, dict) else None

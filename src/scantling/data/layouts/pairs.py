@@ -51,9 +51,7 @@ def read(folder: Path) -> Manifest:
             f"one in labels ({next(iter(label_files))}, ...); rename them, or list them in a cases.csv",
             code="E-LAY-08",
         )
-    unlabelled = (
-        () if labels_folder is not None else (f"no folder {', '.join(LABEL_FOLDERS)}: no case has a label",)
-    )
+    unlabelled = () if labels_folder is not None else (f"no folder {', '.join(LABEL_FOLDERS)}: no case has a label",)
     orphans = tuple(_orphan(path) for stem, path in label_files.items() if stem not in channels)
     return assemble(folder, "pairs", channels, labels, settings, notes=unlabelled, problems=orphans)
 
@@ -77,13 +75,9 @@ def assemble(
     names = sorted({name for paths in channels.values() for name in paths})
     for case in channels:
         checked_id(case, str(folder))
-    incomplete = tuple(
-        _incomplete(case, paths, names) for case, paths in channels.items() if len(paths) < len(names)
-    )
+    incomplete = tuple(_incomplete(case, paths, names) for case, paths in channels.items() if len(paths) < len(names))
     whole = {case: paths for case, paths in channels.items() if len(paths) == len(names)}
-    found = read_found_labels(
-        {case: path for case, path in labels.items() if case in whole}, folder, settings
-    )
+    found = read_found_labels({case: path for case, path in labels.items() if case in whole}, folder, settings)
     patient, said = subjects(whole, settings.subject_pattern)
     cases = tuple(
         Case(
@@ -111,11 +105,7 @@ def _subfolder(folder: Path, names: tuple[str, ...]) -> Path | None:
 
 
 def _other_image_folders(folder: Path, images: Path) -> bool:
-    others = (
-        path
-        for path in folder.iterdir()
-        if path.is_dir() and path != images and not path.name.startswith(".")
-    )
+    others = (path for path in folder.iterdir() if path.is_dir() and path != images and not path.name.startswith("."))
     return any(any(map(is_image, other.iterdir())) for other in others)
 
 

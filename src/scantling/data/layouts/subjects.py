@@ -31,9 +31,7 @@ def subjects(case_ids: Iterable[str], pattern: str = "") -> tuple[dict[str, str]
     found = {case: (_given(pattern, case) if pattern else _guessed(case)) or case for case in ids}
     changed = [case for case in ids if found[case] != case]
     if pattern and ids and not changed:
-        raise ConfigError(
-            f"subject_pattern {pattern!r}: finds no patient in names such as {ids[0]!r}", code="E-SUB-01"
-        )
+        raise ConfigError(f"subject_pattern {pattern!r}: finds no patient in names such as {ids[0]!r}", code="E-SUB-01")
     if not changed:
         return found, ()
     how = f"the pattern {pattern!r}" if pattern else "their names"

@@ -1,0 +1,1 @@
+"""From files on disk to typed samples: layouts, inspection, splits, plans, preparation."""
