@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 
 from scantling.data.catalog.phantom import write_cardiac_phantom, write_chest_phantom
-from scantling.errors import ConfigError, DataError, IntegrityError, Interrupted, PlanMismatch
+from scantling.errors import ConfigError, DataError, IntegrityError, Interrupted, PlanMismatch, ResourceError
 from scantling.evaluation.evaluate import Evaluation
 from scantling.files import read_json
 from scantling.training import train as module
-from scantling.training.config import DataConfig, PlanConfig, RunConfig, parse_duration
+from scantling.training.config import DataConfig, PlanConfig, RunConfig, parse_duration, parse_size
 from scantling.training.loop import LoopConfig
 from scantling.training.run_folder import RunFolder
 from scantling.training.train import resume, start
@@ -240,3 +240,22 @@ def test_presets_fit_their_patch_and_weights_are_taken_from_a_file(
     run = start(config(chest, steps=1, init=weights_file), tmp_path / "init")
     table = (run.path / "transfer.txt").read_text()
     assert " 0 adapted, 0 skipped, 0 missing" in table.splitlines()[0]
+
+
+def test_a_run_that_does_not_fit_its_budgets_is_refused_before_it_starts(chest: Path, tmp_path: Path) -> None:
+    for name, budget in (("ram", {"budget_ram_gib": 0.01}), ("disk", {"budget_disk_gib": 1e-6})):
+        with pytest.raises(ResourceError, match="training: needs about") as caught:
+            start(config(chest, **budget), tmp_path / name)
+        assert caught.value.exit_code == 4
+        assert not (tmp_path / name / "checkpoints").exists()
+
+
+@pytest.mark.parametrize(("text", "gib"), [("8G", 8), ("512M", 0.5), ("1T", 1024), ("3", 3), ("2.5 GiB", 2.5)])
+def test_sizes_are_read(text: str, gib: float) -> None:
+    assert parse_size(text) == gib
+
+
+@pytest.mark.parametrize("text", ["", "0G", "many", "-1G"])
+def test_sizes_that_are_none_are_refused(text: str) -> None:
+    with pytest.raises(ConfigError):
+        parse_size(text)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from scantling.cli.options import Debug, Device, Json, Layout, Overwrite, Quiet, Seed, Workers
+from scantling.cli.options import Debug, Device, Json, Layout, Overwrite, Quiet, Seed, Verbose, Workers
 
 
 def train(
@@ -41,10 +41,13 @@ def train(
     layout: Layout = None,
     device: Device = "auto",
     workers: Workers = 0,
+    budget_ram: Annotated[str | None, Option("--budget-ram", help="Refuse a run that needs more memory: 8G.")] = None,
+    budget_disk: Annotated[str | None, Option("--budget-disk", help="Refuse a run that needs more disk: 20G.")] = None,
     dry_run: Annotated[bool, Option("--dry-run", help="Plan and forecast, then stop.")] = False,
     overwrite: Overwrite = False,
     as_json: Json = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
     debug: Debug = False,
 ) -> None:
     """Plan, train, score on held-out patients, and write model and report."""
@@ -54,6 +57,7 @@ def train(
         data, out, recipe=recipe, time=time, steps=steps, seed=seed, labels=labels, fold=fold, classes=classes,
         label_kinds=label_kinds, train_on=train_on or (), test_on=test_on or (), dimensions=dimensions,
         config=config, plan=plan, init=init, settings=settings or (), layout=layout, device=device, workers=workers,
-        dry_run=dry_run, overwrite=overwrite, quiet=quiet,
+        budget_ram=budget_ram, budget_disk=budget_disk, dry_run=dry_run, overwrite=overwrite, quiet=quiet,
+        verbose=verbose,
     )  # fmt: skip
     print(json.dumps(result.to_json()) if as_json else result.text())

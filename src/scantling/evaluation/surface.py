@@ -30,7 +30,7 @@ Points = Int[np.ndarray, "_ axis"]
 """Array indices, one row an element; equals `np.argwhere`."""
 
 _REACH = 6
-_N_OFFSETS = 16
+_N_OFFSETS = 64
 _ROUNDING = 1 + 1e-9  # a distance that equals the tolerance up to float rounding is within it
 
 

@@ -9,6 +9,8 @@ import numpy as np
 from jaxtyping import Int
 from scipy import ndimage
 
+from scantling.evaluation.components import largest_component
+
 
 @dataclass(frozen=True, kw_only=True)
 class Removal:
@@ -36,12 +38,11 @@ def keep_largest_components(
     for k, where in enumerate(ndimage.find_objects(label_map), start=1):
         if where is None:
             continue
-        components, count = ndimage.label(label_map[where] == k, structure)
-        if count > 1:
-            sizes = np.bincount(components.ravel())[1:]
-            other = (components > 0) & (components != 1 + int(sizes.argmax()))
-            result[where][other] = 0
-            removals.append(
-                Removal(class_name=class_names[k], components=count - 1, voxels=int(np.count_nonzero(other)))
-            )
+        mask = label_map[where] == k
+        removed = mask & ~largest_component(mask)
+        if removed.any():
+            result[where][removed] = 0
+            _, components = ndimage.label(removed, structure)
+            voxels = int(np.count_nonzero(removed))
+            removals.append(Removal(class_name=class_names[k], components=components, voxels=voxels))
     return result, tuple(removals)

@@ -59,6 +59,7 @@ class RunConfig(Config):
     Attributes:
         settings: of the recipe.
         time_seconds: budget of everything from reading to the held-out score.
+        budget_ram_gib, budget_disk_gib: a run whose forecast is above is refused before it starts.
         init: file of weights to start from (`.safetensors`, `.pth`); what fits is taken.
     """
 
@@ -69,10 +70,24 @@ class RunConfig(Config):
     device: str = "auto"
     workers: int = Field(default=0, ge=0)
     time_seconds: float | None = Field(default=None, gt=0)
+    budget_ram_gib: float | None = Field(default=None, gt=0)
+    budget_disk_gib: float | None = Field(default=None, gt=0)
     init: str | None = None
     data: DataConfig
     plan: PlanConfig = PlanConfig()
     training: LoopConfig = LoopConfig()
+
+
+def parse_size(text: str) -> float:
+    """GiB of `8G`, `512M`, `0.5T`, or a plain number of GiB; `GB` and `GiB` count alike.
+
+    Raises:
+        ConfigError: the text is none of these.
+    """
+    parts = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([MGT]?)(?:i?B)?\s*", text, re.IGNORECASE)
+    if parts is None or float(parts[1]) == 0:
+        raise ConfigError(f"size {text!r}: wanted a size such as 8G or 512M", code="E-CFG-18")
+    return float(parts[1]) * {"M": 1 / 1024, "": 1.0, "G": 1.0, "T": 1024.0}[parts[2].upper()]
 
 
 def parse_duration(text: str) -> float:

@@ -9,6 +9,7 @@ from pathlib import Path
 import psutil
 import torch
 
+from scantling.errors import ResourceError
 from scantling.training.loop import Loop
 from scantling.training.progress import duration
 
@@ -23,6 +24,26 @@ class Forecast:
     memory: int
     disk: int
     free_disk: int
+
+    def require(self, *, ram_gib: float | None, disk_gib: float | None) -> None:
+        """Refuse a run that will not fit.
+
+        Raises:
+            ResourceError: more memory than `ram_gib`, more disk than `disk_gib`, or more than is free.
+        """
+        memory, disk, free = (size / 2**30 for size in (self.memory, self.disk, self.free_disk))
+        if ram_gib is not None and memory > ram_gib:
+            raise ResourceError(
+                f"training: needs about {memory:.1f} GiB of memory, the budget is {ram_gib:g} GiB; lower "
+                "plan.batch_size or plan.patch_size",
+                code="E-RES-03",
+            )
+        if disk > min(free, disk_gib if disk_gib is not None else free):
+            raise ResourceError(
+                f"training: needs about {disk:.2f} GiB of disk, {min(free, disk_gib or free):.2f} GiB may be used; "
+                "free some, raise --budget-disk, or choose another --out",
+                code="E-RES-04",
+            )
 
     def sentence(self) -> str:
         """The forecast for people."""

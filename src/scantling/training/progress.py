@@ -30,6 +30,9 @@ class Display(Protocol):
     def say(self, sentence: str) -> None:
         """A sentence of its own."""
 
+    def detail(self, sentence: str) -> None:
+        """A sentence for those who want to know more."""
+
     def show(self, moment: Moment) -> None:
         """The present state; called at each step, so it must be cheap."""
 
@@ -42,15 +45,22 @@ class Silent:
 
     def say(self, sentence: str) -> None: ...
 
+    def detail(self, sentence: str) -> None: ...
+
     def show(self, moment: Moment) -> None: ...
 
     def close(self) -> None: ...
 
 
 class Terminal:
-    """A live bar on a terminal; elsewhere a line when a minute has passed."""
+    """A live bar on a terminal; elsewhere a line when a minute has passed.
 
-    def __init__(self, *, seconds_between_lines: float = 60.0) -> None:
+    Args:
+        verbose: show details too.
+    """
+
+    def __init__(self, *, seconds_between_lines: float = 60.0, verbose: bool = False) -> None:
+        self._verbose = verbose
         self._console = Console(stderr=True, highlight=False)
         self._between = seconds_between_lines
         self._last = time.monotonic()
@@ -69,6 +79,10 @@ class Terminal:
 
     def say(self, sentence: str) -> None:
         self._console.print(sentence, markup=False, soft_wrap=True)
+
+    def detail(self, sentence: str) -> None:
+        if self._verbose:
+            self.say(sentence)
 
     def show(self, moment: Moment) -> None:
         if self._bar is not None:

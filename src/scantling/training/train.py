@@ -145,6 +145,7 @@ def _carry_on(
         loop.config = loop.config.model_copy(update={"seconds": max(left, 0.2 * config.time_seconds)})
     needs = forecast(loop, prepared_bytes=materials.train.nbytes, folder=run.path)
     display.say(needs.sentence())
+    needs.require(ram_gib=config.budget_ram_gib, disk_gib=config.budget_disk_gib)
     display.say(f"Validation: {materials.split.sentence}")
     display.say(f"Stop any time with Ctrl-C; continue with: scantling resume {run.path}")
     run.update(
@@ -158,7 +159,7 @@ def _carry_on(
             "memory_bytes": needs.memory,
             "disk_bytes": needs.disk,
         },
-        training_seconds=loop.config.seconds,
+        budget_seconds=loop.config.seconds,
     )
     if dry_run:
         run.update(status="dry run")
@@ -200,6 +201,8 @@ def _prepare(run: RunFolder, config: RunConfig, device: torch.device, display: D
         write_json(run.plan, plan.model_dump(mode="json"))
     check_network_plan(plan.network, dimensions=plan.dimensions)
     display.say(f"Plan: {describe(plan)}")
+    for decision, reason in plan.reasons.items():
+        display.detail(f"  {decision}: {reason}")
     store = Store(_cache_folder(run))
     train = store.prepare([manifest.case(c) for c in split.train], manifest, plan)
     validation = store.prepare([manifest.case(c) for c in split.validation], manifest, plan)
@@ -321,7 +324,7 @@ def _loop_config(run: RunFolder, config: RunConfig) -> Any:
     """The loop's settings; a run limited by time keeps, when resumed, the seconds it was given at its start."""
     if config.training.steps is not None:
         return config.training
-    promised = run.status().get("training_seconds") or config.training.seconds or config.time_seconds or 1200.0
+    promised = run.status().get("budget_seconds") or config.training.seconds or config.time_seconds or 1200.0
     return config.training.model_copy(update={"seconds": promised})
 
 

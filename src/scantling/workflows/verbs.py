@@ -20,7 +20,7 @@ from scantling.inference.predict import PredictionRun, predict_folder
 from scantling.reports.pictures import draw_worst_cases
 from scantling.reports.report import write_report
 from scantling.training import train as training
-from scantling.training.config import RunConfig, parse_duration
+from scantling.training.config import RunConfig, parse_duration, parse_size
 from scantling.training.progress import Display, Silent, Terminal
 from scantling.workflows.result import RunResult
 
@@ -47,9 +47,12 @@ def train(
     layout: str | None = None,
     device: str | None = None,
     workers: int | None = None,
+    budget_ram: str | None = None,
+    budget_disk: str | None = None,
     dry_run: bool = False,
     overwrite: bool = False,
     quiet: bool = True,
+    verbose: bool = False,
 ) -> RunResult:
     """From a folder to a validated model and a report; `scantling train` is this call.
 
@@ -62,6 +65,7 @@ def train(
         train_on, test_on: `column=value` pairs that choose the training and the held-out cases.
         plan: `plan.json` of another run, edited or not, to be obeyed.
         init: file of weights (`.safetensors`, `.pth`) to start from; `transfer.txt` says what fitted.
+        budget_ram, budget_disk: "8G"; a run whose forecast is above is refused before it starts.
         settings: `a.b=value` overrides of any field of `RunConfig`.
 
     Raises:
@@ -75,6 +79,8 @@ def train(
         "data.layout": layout, "data.labels": labels, "data.classes": _names(classes),
         "data.label_kinds": _names(label_kinds), "data.train_on": _pairs(train_on) or None,
         "data.test_on": _pairs(test_on) or None, "plan.dimensions": dimensions, "training.steps": steps,
+        "budget_ram_gib": None if budget_ram is None else parse_size(budget_ram),
+        "budget_disk_gib": None if budget_disk is None else parse_size(budget_disk),
         "init": None if init is None else str(Path(init).resolve()),
     }  # fmt: skip
     given["data.path"] = str(Path(data).resolve())
@@ -84,12 +90,14 @@ def train(
         if value is not None or (name == "data.fold" and "data.fold" in given):
             _lay(values, name, value)
     resolved = RunConfig.parse(apply_overrides(values, settings), where="train")
+    if resolved.training.steps is not None and time is not None:
+        raise ConfigError("--time and --steps: a run ends by the clock or by its steps; give one", code="E-CFG-17")
     if resolved.time_seconds is None and resolved.training.steps is None and resolved.training.seconds is None:
         resolved = resolved.model_copy(update={"time_seconds": 1200.0})
     folder = Path(out) if out is not None else _next_run(Path(data))
     run = training.start(
-        resolved, folder, plan=None if plan is None else Path(plan), overwrite=overwrite, display=_display(quiet),
-        dry_run=dry_run,
+        resolved, folder, plan=None if plan is None else Path(plan), overwrite=overwrite,
+        display=_display(quiet, verbose=verbose), dry_run=dry_run,
     )  # fmt: skip
     return _finish(run.path)
 
@@ -187,8 +195,8 @@ def _reference(path: Path) -> Manifest | Path:
     return open_dataset(path) if is_dataset else path
 
 
-def _display(quiet: bool) -> Display:
-    return Silent() if quiet else Terminal()
+def _display(quiet: bool, *, verbose: bool = False) -> Display:
+    return Silent() if quiet else Terminal(verbose=verbose)
 
 
 def _next_run(data: Path) -> Path:
