@@ -6,6 +6,7 @@ Pages see a folder `my_folder` (phantom radiographs) and run in a folder of thei
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shlex
 from pathlib import Path
@@ -65,7 +66,19 @@ def test_every_link_to_a_file_of_ours_leads_somewhere(page: Path) -> None:
     assert not broken, broken
 
 
-def test_the_reference_of_the_command_line_is_what_the_command_line_says() -> None:
-    from golden.command_line import PAGE, text
+@pytest.mark.parametrize("name", ["command_line", "configuration"])
+def test_a_reference_page_is_what_the_code_says(name: str) -> None:
+    golden = importlib.import_module(f"golden.{name}")
+    assert golden.PAGE.read_text(encoding="utf-8") == golden.text(), f"run: python tests/golden/{name}.py"
 
-    assert PAGE.read_text(encoding="utf-8") == text(), "run: python tests/golden/command_line.py"
+
+def test_the_measured_table_of_the_readme_is_that_of_the_results() -> None:
+    path = ROOT / "benchmarks" / "quality" / "main_road.py"
+    spec = importlib.util.spec_from_file_location("main_road", path)
+    assert spec is not None
+    assert spec.loader is not None
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    written = readme.partition(benchmark.BEGIN)[2].partition(benchmark.END)[0].strip()
+    assert written == benchmark.table().strip(), "run: python benchmarks/quality/main_road.py table"

@@ -145,6 +145,17 @@ def test_displacement_moves_borders_by_about_what_was_asked():
     assert np.abs(np.diff(border)).max() < 6  # smooth: no row jumps
 
 
+def test_slices_stay_apart_where_an_axis_is_not_to_move():
+    volume = np.zeros((5, 40, 40), dtype=np.uint8)
+    volume[2] = nested(40)
+    noisy = silver_noise(
+        volume, rng(), displacement_px=(0, 2.0, 2.0), smoothing_px=(0, 1.0, 1.0), drop_probability=0, leak_probability=0
+    )
+    assert not noisy[[0, 1, 3, 4]].any()
+    assert noisy[2].any()
+    assert not np.array_equal(noisy[2], volume[2])
+
+
 def test_no_displacement_changes_nothing():
     assert np.array_equal(displaced(nested(), rng(), displacement_px=0.0), nested())
 

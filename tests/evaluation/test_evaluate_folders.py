@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 
 from scantling.data.case import Annotation, Case, ClassTable
-from scantling.data.image_io import ImageGeometry, picture_geometry, write_label_map, write_scalar_map
+from scantling.data.image_io import (
+    ImageGeometry,
+    picture_geometry,
+    read_label,
+    write_label_map,
+    write_scalar_map,
+)
+from scantling.data.layouts import open_dataset
 from scantling.data.manifest import Manifest
 from scantling.errors import ConfigError, DataError, IntegrityError
 from scantling.evaluation.evaluate import Evaluation, evaluate_folders
@@ -332,3 +339,23 @@ def test_when_every_case_fails_the_score_is_zero_and_not_undefined(data: Manifes
     assert math.isnan(evaluation.find(metric="hd95_mm").mean)
     assert len(evaluation.missing) == 6
     assert "failed 6 of 6" in evaluation.verdict()
+
+
+def test_volumes_of_real_hearts_are_those_of_the_data_sets_own_table(shared_data: Path, tmp_path: Path) -> None:
+    if not (shared_data / "acdc" / "manifest.csv").is_file():
+        pytest.skip("the ACDC data set is not there")
+    acdc = open_dataset(shared_data / "acdc")
+    with (shared_data / "acdc" / "manifest.csv").open(newline="") as stream:
+        facts = {line["case_id"]: line for line in csv.DictReader(stream)}
+    chosen = [case.case_id for case in acdc.cases[:2]]
+    for case_id in chosen:
+        stored, geometry = read_label(acdc.case(case_id).annotation(("full",)).path)
+        write(tmp_path / f"{case_id}.nii.gz", np.zeros_like(stored), geometry)
+    evaluation = evaluate_folders(tmp_path, acdc, cases=chosen)
+    for case_id in chosen:
+        fact = facts[case_id]
+        voxel_ml = math.prod(float(fact[f"spacing_{axis}_mm"]) for axis in "xyz") / 1000
+        for name, column in (("right_ventricle", "vox_RV"), ("myocardium", "vox_Myo"), ("left_ventricle", "vox_LV")):
+            row = evaluation.values(name, "volume_error_ml")[case_id]
+            assert row.status == "missed"
+            assert row.value == pytest.approx(int(fact[column]) * voxel_ml, rel=1e-5)

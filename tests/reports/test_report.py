@@ -205,6 +205,14 @@ def test_curves_and_what_happened_in_training_are_shown(page):
     assert "Memory ran out 1 time" in page.text
 
 
+def test_a_run_of_one_epoch_shows_no_curves(finished_run):
+    lines = (finished_run / "log.jsonl").read_text().splitlines()
+    (finished_run / "log.jsonl").write_text(lines[0] + "\n")
+    page = Page(write_report(finished_run))
+    assert "50 steps in 4 s" in page.text
+    assert [attrs["aria-label"] for tag, attrs in page.tags if tag == "svg"] == ["Dice of every held-out case"]
+
+
 def test_repeating_needs_command_seed_versions_and_hashes(page):
     import hashlib
 

@@ -134,6 +134,16 @@ def test_zero_to_four_labelled_cases_have_a_scheme_or_a_clear_refusal(
     assert split["sentence"]
 
 
+def test_training_on_every_labelled_case_gives_no_score_and_says_so(tmp_path: Path) -> None:
+    data = write_chest_phantom(tmp_path / "data", n_labelled=3, n_unlabelled=0, n_test=0, seed=0, size=48)
+    everything = DataConfig(path=str(data), fold="none")
+    run = start(config(data, steps=1, data=everything), tmp_path / "run")
+    assert run.status()["counts"]["train"] == 3
+    assert not run.evaluation.is_file()
+    assert "no case was held out" in (run.model / "MODEL_CARD.md").read_text()
+    assert RunConfig.load(run.config).data.fold == "none"
+
+
 def test_a_label_budget_turns_the_rest_into_unlabelled_cases(chest: Path, tmp_path: Path) -> None:
     run = start(config(chest, steps=1, data=DataConfig(path=str(chest), labels=2)), tmp_path / "run")
     assert run.status()["counts"] == {"train": 2, "validation": 0, "held_out": 3, "unlabelled": 4}

@@ -101,6 +101,10 @@ def test_a_configuration_file_is_a_layer_below_the_flags(run: Path, data: Path, 
     )
     status = json.loads((out / "run.json").read_text())
     assert (status["seed"], status["steps"]) == (4, 1)
+    third = tmp_path / "third"
+    invoke("train", str(data), "-o", str(third), "--config", str(out / "config.toml"), "-q")
+    status = json.loads((third / "run.json").read_text())
+    assert (status["seed"], status["steps"]) == (4, 1)
     assert "patch_size = [" in (out / "config.toml").read_text()
 
 

@@ -22,7 +22,6 @@ Verbose = Annotated[bool, Option("--verbose", "-v", help="More on stderr: the re
 Overwrite = Annotated[bool, Option("--overwrite", help="Move an existing output aside instead of refusing.")]
 Device = Annotated[str, Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
 Seed = Annotated[int, Option("--seed", min=0, help="One number fixes every random draw.")]
-Workers = Annotated[int, Option("--workers", min=0, help="Processes that read ahead; 0 reads in this one.")]
 Layout = Annotated[
     str | None, Option("--layout", help="cases_csv, nnunet, msd, pairs or suffix, where recognition errs.")
 ]

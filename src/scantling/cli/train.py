@@ -8,18 +8,20 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from scantling.cli.options import Debug, Device, Json, Layout, Overwrite, Quiet, Seed, Verbose, Workers
+from scantling.cli.options import Debug, Json, Layout, Overwrite, Quiet, Verbose
 
 
 def train(
     data: Annotated[Path, Argument(help="Folder of images and labels, in any accepted layout.")],
     out: Annotated[Path | None, Option("--out", "-o", help="New run folder; default: runs/NAME-N.")] = None,
-    recipe: Annotated[str, Option("--recipe", help="Method; 'supervised' so far.")] = "supervised",
+    recipe: Annotated[str | None, Option("--recipe", help="Method; 'supervised' so far, and by default.")] = None,
     time: Annotated[str | None, Option("--time", help="Budget of the whole run: 90s, 20m, 1h30m.")] = None,
     steps: Annotated[int | None, Option("--steps", min=1, help="Exact length in steps: repeatable to the bit.")] = None,
-    seed: Seed = 0,
+    seed: Annotated[int | None, Option("--seed", min=0, help="One number fixes every random draw; default 0.")] = None,
     labels: Annotated[int | None, Option("--labels", min=1, help="Use only this many labelled training cases.")] = None,
-    fold: Annotated[str, Option("--fold", help="Held-out fold, or 'none' to train on every labelled case.")] = "0",
+    fold: Annotated[
+        str | None, Option("--fold", help="Held-out fold (default 0), or 'none' to train on every labelled case.")
+    ] = None,
     classes: Annotated[str | None, Option("--classes", help="Only these classes, as a,b,c.")] = None,
     label_kinds: Annotated[
         str | None, Option("--label-kinds", help="Annotations to learn from, best first: full,slices,silver.")
@@ -39,8 +41,10 @@ def train(
         Option("--set", help="Any setting: training.optimisation.learning_rate=1e-3 (repeatable)."),
     ] = None,
     layout: Layout = None,
-    device: Device = "auto",
-    workers: Workers = 0,
+    device: Annotated[str | None, Option("--device", help="auto (default), cpu, cuda, cuda:N or mps.")] = None,
+    workers: Annotated[
+        int | None, Option("--workers", min=0, help="Processes that read ahead; 0 (default) reads in this one.")
+    ] = None,
     budget_ram: Annotated[str | None, Option("--budget-ram", help="Refuse a run that needs more memory: 8G.")] = None,
     budget_disk: Annotated[str | None, Option("--budget-disk", help="Refuse a run that needs more disk: 20G.")] = None,
     dry_run: Annotated[bool, Option("--dry-run", help="Plan and forecast, then stop.")] = False,

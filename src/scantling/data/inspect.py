@@ -20,6 +20,8 @@ from scantling.data.manifest import Manifest, Problem, Severity
 
 __all__ = ["Inspection", "check_lock", "inspect_dataset", "label_table", "write_lock"]
 
+_MISFIT = "E-DAT-02"
+"""Axes or channels other than those of most cases: such a case cannot be trained with the others."""
 _FORMATS = {"nifti": "NIfTI", "png": "PNG", "jpeg": "JPEG", "tiff": "TIFF"}
 
 
@@ -47,8 +49,9 @@ class Inspection:
     def usable(self) -> Manifest:
         """The manifest without what cannot be used; copies of one image count as one patient."""
         kept = []
+        misfits = {problem.case_id for problem in self.problems if problem.code == _MISFIT}
         for case, finding in zip(self.manifest.cases, self.findings, strict=True):
-            if finding.usable:
+            if finding.usable and case.case_id not in misfits:
                 good = tuple(f.annotation for f in finding.labels if f.verdict in ("same", "snap"))
                 kept.append(replace(case, annotations=good))
         left = {case.case_id for case in kept}
@@ -157,12 +160,10 @@ def _minority(counts: dict[str, int], what: str, fix: str) -> Iterator[Problem]:
     if len(tally) < 2:
         return
     usual = tally.most_common(1)[0][0]
-    odd = [case for case, count in counts.items() if count != usual]
-    message = (
-        f"case {odd[0]}{f' and {len(odd) - 1} more' if len(odd) > 1 else ''}: {counts[odd[0]]} {what}, but "
-        f"{tally[usual]} cases have {usual}; {fix}"
-    )
-    yield Problem(case_id=odd[0], severity="error", code="E-DAT-02", message=message)
+    for case, count in counts.items():
+        if count != usual:
+            message = f"case {case}: {count} {what}, but {tally[usual]} cases have {usual}; {fix}"
+            yield Problem(case_id=case, severity="error", code=_MISFIT, message=message)
 
 
 def _format(inspection: Inspection) -> str:

@@ -83,24 +83,28 @@ def displaced(
     label_map: Integer[np.ndarray, "*spatial"],
     rng: np.random.Generator,
     *,
-    displacement_px: float,
-    smoothness_px: float = 8.0,
+    displacement_px: float | tuple[float, ...],
+    smoothness_px: float | tuple[float, ...] = 8.0,
 ) -> Int16[np.ndarray, "*spatial"]:
     """Borders moved by a smooth random field: what an imprecise annotator or model does.
 
     Args:
-        displacement_px: standard deviation of the shift along each axis, in pixels.
-        smoothness_px: how far apart two pixels must be to move independently.
+        displacement_px: standard deviation of the shift, in pixels; one value, or one for each axis (0 across
+            thick slices).
+        smoothness_px: how far apart two pixels must be to move independently; likewise.
     """
     positions = np.indices(label_map.shape, dtype=np.float32)
+    shifts = np.broadcast_to(displacement_px, label_map.ndim)
     for axis in range(label_map.ndim):
         field = ndimage.gaussian_filter(rng.standard_normal(label_map.shape, dtype=np.float32), smoothness_px)
-        positions[axis] += displacement_px * field / max(float(field.std()), 1e-9)
+        positions[axis] += float(shifts[axis]) * field / max(float(field.std()), 1e-9)
     moved = ndimage.map_coordinates(label_map, positions, order=0, mode="nearest")
     return np.asarray(moved, dtype=np.int16)
 
 
-def smoothed(label_map: Integer[np.ndarray, "*spatial"], *, sigma_px: float) -> Int16[np.ndarray, "*spatial"]:
+def smoothed(
+    label_map: Integer[np.ndarray, "*spatial"], *, sigma_px: float | tuple[float, ...]
+) -> Int16[np.ndarray, "*spatial"]:
     """Corners rounded off: each class blurred, the largest wins; thin parts vanish."""
     classes = np.unique(label_map)
     blurred = [ndimage.gaussian_filter((label_map == value).astype(np.float32), sigma_px) for value in classes]
@@ -142,8 +146,8 @@ def silver_noise(
     label_map: Integer[np.ndarray, "*spatial"],
     rng: np.random.Generator,
     *,
-    displacement_px: float = 1.0,
-    smoothing_px: float = 0.8,
+    displacement_px: float | tuple[float, ...] = 1.0,
+    smoothing_px: float | tuple[float, ...] = 0.8,
     drop_probability: float = 0.05,
     leak_probability: float = 0.1,
     leak_radius_px: float = 6.0,
@@ -151,7 +155,7 @@ def silver_noise(
     """A full mask as an automatic method might have made it.
 
     Each foreground class may lose a part (up to 60 % of it) or leak; then all borders are displaced and
-    rounded. Probabilities are per class.
+    rounded. Probabilities are per class. Displacement and smoothing take one value, or one for each axis.
     """
     result = label_map.astype(np.int16)
     for value in (int(v) for v in np.unique(label_map) if v > 0):
@@ -159,9 +163,9 @@ def silver_noise(
             result = dropped(result, rng, value=value, share=float(rng.uniform(0.15, 0.6)))
         if rng.random() < leak_probability:
             result = leaked(result, rng, value=value, radius_px=leak_radius_px * float(rng.uniform(0.6, 1.4)))
-    if displacement_px > 0:
+    if np.any(np.asarray(displacement_px) > 0):
         result = displaced(result, rng, displacement_px=displacement_px)
-    return smoothed(result, sigma_px=smoothing_px) if smoothing_px > 0 else result
+    return smoothed(result, sigma_px=smoothing_px) if np.any(np.asarray(smoothing_px) > 0) else result
 
 
 def stored_with_unknown(label_map: Int[np.ndarray, "*spatial"], *, unknown: int) -> UInt8[np.ndarray, "*spatial"]:

@@ -21,9 +21,11 @@ def curves_section(facts: RunFacts) -> Markup | None:
     """Loss, validation and learning rate over training; nothing if nothing was logged."""
     if not facts.epochs:
         return None
+    summary = element("p", _summary(facts))
+    if len(facts.epochs) < 2:
+        return section("Training", summary, element("p", "The run was too short for curves."))
     charts = [_loss_chart(facts.epochs), _validation_chart(facts), _rate_chart(facts.epochs)]
     figures = [element("figure", Markup(chart)) for chart in charts if chart]
-    summary = element("p", _summary(facts))
     return section("Training", element("div", figures, class_="charts"), summary)
 
 
@@ -32,7 +34,7 @@ def _loss_chart(epochs: Sequence[Mapping[str, Any]]) -> str:
     lines = [
         Line(
             name=readable(name),
-            x=_epochs(epochs),
+            x=_steps(epochs),
             y=[_number(epoch.get("losses", {}).get(name)) for epoch in epochs],
             colour=_TERM_COLOURS[k % len(_TERM_COLOURS)],
             dashed=k >= len(_TERM_COLOURS),
@@ -55,7 +57,7 @@ def _validation_chart(facts: RunFacts) -> str:
     lines = [
         Line(
             name=name,
-            x=_epochs(scored),
+            x=_steps(scored),
             y=list(map(_number, values)),
             colour=colour,
             dashed=k > 0,
@@ -69,7 +71,7 @@ def _validation_chart(facts: RunFacts) -> str:
 
 def _rate_chart(epochs: Sequence[Mapping[str, Any]]) -> str:
     rates = [_number(epoch.get("learning_rate")) for epoch in epochs]
-    line = Line(name="learning rate", x=_epochs(epochs), y=rates, colour=_BLUE)
+    line = Line(name="learning rate", x=_steps(epochs), y=rates, colour=_BLUE)
     return _chart([line], epochs, y_label="learning rate", title="Learning rate", height=190)
 
 
@@ -84,8 +86,8 @@ def _chart(
 ) -> str:
     """All charts share the x axis, so that they can be read one under the other."""
     return line_chart(
-        lines, x_label="epoch", y_label=y_label, title=title, width=840, height=height,
-        x_limits=(0.0, max(1.0, *_epochs(epochs))), y_limits=y_limits,
+        lines, x_label="training step", y_label=y_label, title=title, width=840, height=height,
+        x_limits=(0.0, max(1.0, *_steps(epochs))), y_limits=y_limits,
     )  # fmt: skip
 
 
@@ -108,8 +110,8 @@ def _summary(facts: RunFacts) -> str:
     return " ".join(sentences)
 
 
-def _epochs(epochs: Sequence[Mapping[str, Any]]) -> list[float]:
-    return [float(epoch["epoch"]) for epoch in epochs]
+def _steps(epochs: Sequence[Mapping[str, Any]]) -> list[float]:
+    return [float(epoch["step"]) for epoch in epochs]
 
 
 def _number(value: Any) -> float:

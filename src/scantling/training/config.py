@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -21,7 +21,7 @@ class DataConfig(Config):
         label_kinds: annotations that may be learnt from, best first.
         train_on, test_on: columns and values that choose the training and the held-out cases
             (`{"site": "shenzhen"}`); they replace `fold`.
-        fold: the held-out fold; None trains on every labelled case and can give no score.
+        fold: the held-out fold; "none" trains on every labelled case and can give no score.
         labels: how many labelled training cases may be used; the rest counts as unlabelled.
     """
 
@@ -31,7 +31,7 @@ class DataConfig(Config):
     label_kinds: tuple[LabelKind, ...] = ("full", "slices")
     train_on: dict[str, str] = Field(default_factory=dict)
     test_on: dict[str, str] = Field(default_factory=dict)
-    fold: int | None = Field(default=0, ge=0)
+    fold: Annotated[int, Field(ge=0)] | Literal["none"] = 0
     labels: int | None = Field(default=None, ge=1)
     allow_leak: bool = False
 

@@ -223,7 +223,7 @@ def _split(manifest: Manifest, config: RunConfig) -> Split:
     data = config.data
     split = make_split(
         manifest,
-        fold=data.fold,
+        fold=None if data.fold == "none" else data.fold,
         labels=data.labels,
         seed=config.seed,
         label_kinds=data.label_kinds,

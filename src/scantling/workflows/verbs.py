@@ -85,9 +85,9 @@ def train(
     }  # fmt: skip
     given["data.path"] = str(Path(data).resolve())
     if fold is not None:
-        given["data.fold"] = None if str(fold) == "none" else _whole(fold)
+        given["data.fold"] = fold if fold == "none" else _whole(fold)
     for name, value in given.items():
-        if value is not None or (name == "data.fold" and "data.fold" in given):
+        if value is not None:
             _lay(values, name, value)
     resolved = RunConfig.parse(apply_overrides(values, settings), where="train")
     if resolved.training.steps is not None and time is not None:
