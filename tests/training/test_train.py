@@ -9,15 +9,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from scantling.data.catalog.phantom import write_cardiac_phantom, write_chest_phantom
 from scantling.errors import ConfigError, DataError, IntegrityError, Interrupted, PlanMismatch, ResourceError
 from scantling.evaluation.evaluate import Evaluation
 from scantling.files import read_json
+from scantling.inference.model_folder import load_model
 from scantling.training import train as module
 from scantling.training.config import DataConfig, PlanConfig, RunConfig, parse_duration, parse_size
+from scantling.training.held_out import score_held_out
 from scantling.training.loop import LoopConfig
+from scantling.training.materials import gather
+from scantling.training.progress import Silent
 from scantling.training.run_folder import RunFolder
 from scantling.training.train import resume, start
 
@@ -89,7 +94,7 @@ def test_an_interrupted_run_resumes_to_the_same_bytes(
         yield lambda: next(asked)
 
     with monkeypatch.context() as patch, pytest.raises(Interrupted):
-        patch.setattr(module, "_signals", stop_after_three)
+        patch.setattr(module, "stop_signals", stop_after_three)
         start(config(chest), tmp_path / "run")
     assert RunFolder.open(tmp_path / "run").status()["status"] == "interrupted"
     resumed = resume(tmp_path / "run")
@@ -110,7 +115,7 @@ def test_resume_refuses_what_it_cannot_continue(finished: RunFolder, tmp_path: P
 def test_resume_refuses_data_that_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = write_chest_phantom(tmp_path / "data", n_labelled=2, n_unlabelled=0, n_test=1, seed=0, size=48)
     with monkeypatch.context() as patch, pytest.raises(Interrupted):
-        patch.setattr(module, "_signals", lambda: contextlib.nullcontext(lambda: True))
+        patch.setattr(module, "stop_signals", lambda: contextlib.nullcontext(lambda: True))
         start(config(data), tmp_path / "run")
     image = next((data / "images").iterdir())
     Image.fromarray(np.asarray(Image.open(image)) // 2).save(image)
@@ -269,3 +274,24 @@ def test_sizes_are_read(text: str, gib: float) -> None:
 def test_sizes_that_are_none_are_refused(text: str) -> None:
     with pytest.raises(ConfigError):
         parse_size(text)
+
+
+def test_an_unknown_recipe_is_refused_before_a_folder_is_made(chest: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="did you mean 'supervised'"):
+        start(config(chest, recipe="supervise"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_stop_while_predicting_is_resumed_to_the_same_score(chest: Path, tmp_path: Path, finished: RunFolder) -> None:
+    stopped = start(config(chest), tmp_path / "run", dry_run=True)
+    materials = gather(stopped, config(chest), device_kind="cpu", display=Silent())
+    network = load_model(finished.model, torch.device("cpu")).network
+    with pytest.raises(Interrupted, match="while predicting"):
+        score_held_out(
+            stopped, materials, network, {}, device=torch.device("cpu"), seed=0, display=Silent(), stop=lambda: True
+        )
+    evaluation = score_held_out(
+        stopped, materials, network, {}, device=torch.device("cpu"), seed=0, display=Silent(), stop=lambda: False
+    )
+    assert evaluation is not None
+    assert evaluation.headline() == Evaluation.load(finished.metrics, finished.evaluation).headline()

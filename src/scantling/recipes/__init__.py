@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import torch
 
-from scantling.config import nearest
+from scantling.config import Config, nearest
 from scantling.data.plan import Plan
 from scantling.errors import ConfigError
 from scantling.recipes.recipe import Recipe
@@ -18,17 +18,25 @@ RECIPES: Final[dict[str, type[Recipe]]] = {
 }
 
 
-def build_recipe(name: str, settings: Mapping[str, Any], plan: Plan, generator: torch.Generator) -> Recipe:
-    """A recipe by its name, with what differs from its defaults.
+def parse_settings(name: str, settings: Mapping[str, Any]) -> Config:
+    """A recipe's settings: its defaults, and what differs.
 
     Raises:
         ConfigError: no such recipe, or a setting it does not have (both with the nearest known name).
     """
     if name not in RECIPES:
         raise ConfigError(f"recipe {name!r}: not a recipe{nearest(name, RECIPES)}", code="E-CFG-20")
-    recipe = RECIPES[name]
-    config = recipe.config_type.parse(settings, where=f"recipe {name}")
-    return recipe(config, plan, generator)
+    return RECIPES[name].config_type.parse(settings, where=f"recipe {name}")
 
 
-__all__ = ["RECIPES", "Recipe", "Supervised", "build_recipe"]
+def build_recipe(name: str, settings: Mapping[str, Any], plan: Plan, generator: torch.Generator) -> Recipe:
+    """A recipe by its name, with what differs from its defaults.
+
+    Raises:
+        ConfigError: as `parse_settings`.
+    """
+    config = parse_settings(name, settings)
+    return RECIPES[name](config, plan, generator)
+
+
+__all__ = ["RECIPES", "Recipe", "Supervised", "build_recipe", "parse_settings"]
