@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -23,8 +24,10 @@ from scantling.data.image_io import (
     read_geometry,
     read_image,
     read_label,
+    read_scalar_map,
     scalar_file_name,
     write_label_map,
+    write_scalar_map,
 )
 from scantling.errors import DataError
 
@@ -173,3 +176,16 @@ def test_geometries_are_equal_by_value(tmp_path: Path) -> None:
     assert first != picture_geometry((2, 2, 2), "tiff")
     assert first != "grid"
     assert len({first, second}) == 1
+
+
+@pytest.mark.parametrize("shape", [(5, 6), (4, 5, 6)])
+@pytest.mark.parametrize("n_maps", [1, 3])
+def test_maps_of_numbers_come_back_as_they_were_written(tmp_path, shape, n_maps):
+    values = np.random.default_rng(0).random((n_maps, *shape)).astype(np.float32)
+    geometry = picture_geometry(shape, "png" if len(shape) == 2 else "tiff")
+    path = tmp_path / scalar_file_name("case", geometry)
+    if len(shape) == 3 and n_maps > 1:
+        geometry = replace(geometry, file_type="nifti", spacing_known=True, world_from_index=np.eye(4))
+        path = tmp_path / scalar_file_name("case", geometry)
+    write_scalar_map(path, values, geometry)
+    assert np.array_equal(read_scalar_map(path, dimensions=len(shape)), values)

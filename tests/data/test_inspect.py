@@ -336,3 +336,20 @@ def test_the_real_data_sets_are_clean(shared_data: Path, name: str, first_line: 
             label.coverage for f in inspection.findings for label in f.labels if label.annotation.kind == "scribble"
         ]
         assert np.mean(coverage) == pytest.approx(0.011, abs=0.002)
+
+
+def test_what_the_readers_decided_is_said_once_for_all_cases_alike(tmp_path):
+    for name, pixel in (("a", 1.5), ("b", 1.25)):
+        for folder, values in (("images", np.arange(120.0)), ("labels", np.arange(120) % 2)):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            image = nib.Nifti1Image(values.reshape(4, 5, 6).astype(np.float32), np.eye(4))
+            image.header["pixdim"][1:4] = (pixel, pixel, 10)
+            image.set_sform(np.eye(4), code=1)
+            image.set_qform(None, code=0)
+            image.header["pixdim"][1:4] = (pixel, pixel, 10)
+            nib.save(image, tmp_path / folder / f"{name}.nii.gz")
+    lines = inspect_dataset(open_dataset(tmp_path)).summary_lines()
+    notes = [line for line in lines if "sform" in line]
+    assert len(notes) == 1
+    assert notes[0].startswith("Note: case a: its sform has unit scale but the voxel size is given as 1.5 x 1.5 x 10")
+    assert notes[0].endswith("(and 1 more like it)")

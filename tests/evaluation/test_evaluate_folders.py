@@ -62,7 +62,7 @@ def data(tmp_path: Path) -> Manifest:
             Case(
                 case_id=f"case{k}", images=(path,), annotations=(Annotation(path=path, kind="full"),),
                 patient_id=f"p{k // 2}" if k < 4 else f"p{k}", site="Bern" if k < 3 else "Graz",
-                attributes={"sex": "FM"[k % 2], "age": str(40 + k), "note": ""},
+                attributes={"sex": "FM"[k % 2] if k < 5 else "", "age": str(40 + k), "note": ""},
             )
         )  # fmt: skip
     return Manifest(root=tmp_path, name="phantom", layout="test", classes=CLASSES, cases=tuple(cases))
@@ -155,11 +155,11 @@ def test_ignored_values_and_unannotated_classes_of_the_reference_are_left_out(
     data: Manifest, predictions: Path
 ) -> None:
     label_map = anatomy()
-    label_map[:, :, 7:] = 4  # nobody looked beyond column 6
+    label_map[:, :, 7:] = 7  # nobody looked beyond column 6; a value of the tumour elsewhere
     path = write(data.root / "partial.nii.gz", label_map)
-    annotation = Annotation(path=path, kind="full", annotated=("liver",), ignore=(4,))
+    annotation = Annotation(path=path, kind="full", annotated=("liver",), ignore=(7,))
     case = replace(data.cases[0], annotations=(annotation,))
-    write(predictions / "case0.nii.gz", np.where(label_map == 4, 1, label_map).astype(np.uint8))
+    write(predictions / "case0.nii.gz", np.where(label_map == 7, 1, label_map).astype(np.uint8))
     evaluation = evaluate_folders(predictions, replace(data, cases=(case,)))
     assert evaluation.values("liver")["case0"].value == 1.0
     assert evaluation.values("tumour")["case0"].status == "not_annotated"
@@ -230,6 +230,16 @@ def test_pictures_are_scored_without_spacing_and_say_so(tmp_path: Path) -> None:
     assert evaluation.find("foreground").mean == pytest.approx(24 / 32)
     assert evaluation.find("foreground", "hd95_mm").mean == 1.0
     assert any("1 mm stands for 1 pixel" in note for note in evaluation.notes)
+
+
+def test_a_prediction_without_spacing_is_measured_in_the_references_millimetres(
+    data: Manifest, predictions: Path
+) -> None:
+    (predictions / "case1.nii.gz").unlink()
+    write(predictions / "case1.tiff", anatomy(1), picture_geometry(SHAPE, "tiff"))
+    evaluation = evaluate_folders(predictions, data)
+    assert evaluation.values("liver", "hd95_mm")["case1"].value == 0.5
+    assert evaluation.notes == ()
 
 
 def test_probabilities_beside_the_predictions_are_scored_for_calibration(data: Manifest, predictions: Path) -> None:

@@ -123,6 +123,20 @@ def test_500_random_pairs_agree_with_all_pairwise_distances() -> None:
         assert surface_dice(monai, tolerance_mm=tolerance) == pytest.approx(within)
 
 
+def test_sparse_masks_far_apart_agree_with_all_pairwise_distances() -> None:
+    rng = np.random.default_rng(32)
+    for number in range(150):
+        shape, spacing = [((40, 40), (1.0, 1.0)), ((30, 12), (1.0, 6.0)), ((3, 25, 25), (10.0, 1.0, 1.0))][number % 3]
+        masks = np.zeros((2, *shape), dtype=bool)
+        for mask in masks:
+            for _ in range(int(rng.integers(1, 9))):
+                mask[tuple(int(rng.integers(n)) for n in shape)] = True
+        there, back = oracle.distances(*masks, spacing)
+        found = surface_distances(*masks, spacing)
+        np.testing.assert_allclose(sorted(found.from_prediction_mm), sorted(there), atol=1e-12)
+        np.testing.assert_allclose(sorted(found.from_reference_mm), sorted(back), atol=1e-12)
+
+
 def test_60_random_pairs_agree_with_all_pairwise_distances_of_weighted_cells() -> None:
     rng = np.random.default_rng(31)
     for number in range(60):

@@ -60,6 +60,14 @@ def test_predict_evaluate_and_report_go_on_from_a_run(run: Path, data: Path, tmp
     assert Path(page).read_text(encoding="utf-8").startswith("<!")
 
 
+def test_kept_probabilities_are_scored_for_calibration(run: Path, data: Path, tmp_path: Path) -> None:
+    invoke("predict", str(run), str(data / "images"), "-o", str(tmp_path / "out"), "--probabilities", "-q")
+    scores = json.loads(invoke("evaluate", str(tmp_path / "out"), str(data), "--json"))
+    calibration = {s["metric"]: s for s in scores["summary"] if s["class_name"] == "all_classes"}
+    assert set(calibration) == {"ece", "brier"}
+    assert all(0 <= summary["mean"] <= 2 and summary["scored"] == 5 for summary in calibration.values())
+
+
 def test_a_missing_prediction_is_a_failure_with_exit_code_3(run: Path, data: Path, tmp_path: Path) -> None:
     invoke("predict", str(run), str(data / "images"), "-o", str(tmp_path / "out"), "-q")
     next((tmp_path / "out").glob("*.png")).unlink()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float, Integer, Shaped
+from jaxtyping import Float, Integer, Num, Shaped
 
 from scantling.data import nifti, raster
 from scantling.data.image import FileType, ImageGeometry, MedicalImage, picture_geometry
@@ -27,6 +27,7 @@ __all__ = [
     "read_geometry",
     "read_image",
     "read_label",
+    "read_scalar_map",
     "scalar_file_name",
     "write_label_map",
     "write_scalar_map",
@@ -149,6 +150,20 @@ def write_scalar_map(
     """
     stacked = values[None] if values.ndim == len(geometry.shape) else values
     _write(path, stacked.astype(np.float32), geometry)
+
+
+def read_scalar_map(path: Path, *, dimensions: int) -> Num[np.ndarray, "map *spatial"]:
+    """What `write_scalar_map` wrote: one map, or one a class.
+
+    Args:
+        dimensions: spatial axes of the maps; a TIFF of several pictures is told from a volume only by it.
+
+    Raises:
+        DataError: as `read_image`.
+    """
+    array = read_image(path).array
+    stack: np.ndarray = array[0] if array.ndim == dimensions + 2 else array
+    return stack
 
 
 def label_file_name(case_id: str, geometry: ImageGeometry) -> str:

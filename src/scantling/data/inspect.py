@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -84,6 +85,7 @@ class Inspection:
                 lines.append(f"{what}: {', '.join(f'{name} {n}' for name, n in counted.most_common(8))}")
         lines.extend(_problem_lines(self.problems))
         lines.extend(f"Note: {note}" for note in manifest.notes)
+        lines.extend(_reader_notes(self.findings))
         return lines
 
     def to_json(self) -> dict[str, Any]:
@@ -209,6 +211,16 @@ def _problem_lines(problems: Sequence[Problem]) -> Iterator[str]:
     for (severity, code), group in by_code.items():
         more = f" (and {len(group) - 1} more like it)" if len(group) > 1 else ""
         yield f"  {severity} {group[0].message} [{code}]{more}"
+
+
+def _reader_notes(findings: Sequence[CaseFinding]) -> Iterator[str]:
+    """What the readers decided for themselves; notes that differ in numbers only are one line."""
+    alike: dict[str, list[str]] = {}
+    for finding in findings:
+        for note in finding.notes:
+            alike.setdefault(re.sub(r"[\d.]+", "#", note), []).append(f"case {finding.case_id}: {note}")
+    for notes in alike.values():
+        yield f"Note: {notes[0]}" + (f" (and {len(notes) - 1} more like it)" if len(notes) > 1 else "")
 
 
 def _case_json(case: Case, finding: CaseFinding, root: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from jaxtyping import Integer
 
 from scantling.data.case import IGNORE, ClassTable
 from scantling.data.geometry_check import compare
-from scantling.data.image_io import ImageGeometry, read_image, read_label
+from scantling.data.image_io import ImageGeometry, read_label, read_scalar_map
 from scantling.data.manifest import Problem, Severity
 from scantling.errors import DataError, IntegrityError
 from scantling.evaluation.conventions import Settings, Unusable
@@ -143,7 +143,7 @@ def _calibration(job: ScoringJob, reference: LabelArray) -> tuple[list[Row], tup
         return [], ()
     case_id = job.case.case_id
     try:
-        probs = read_image(job.probabilities).array
+        probs = read_scalar_map(job.probabilities, dimensions=reference.ndim)
     except (DataError, IntegrityError) as error:
         return [], (_problem(case_id, error.code, f"{error.message}; calibration is left out", severity="warning"),)
     wanted = (len(job.classes.names), *reference.shape)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from scantling.data.case import Annotation, ClassTable
-from scantling.data.image_io import read_image, read_label, scalar_file_name
+from scantling.data.image_io import read_image, read_label, read_scalar_map, scalar_file_name
 from scantling.data.manifest import Manifest
 from scantling.data.plan import Plan
 from scantling.evaluation.calibration import N_BINS, top_label_reliability
@@ -32,8 +32,7 @@ def measured_reliability(
         if annotation is None or not path.is_file() or not _all_looked_for(annotation, classes):
             continue
         reference = classes.to_index(read_label(annotation.path)[0], ignore=annotation.ignore)
-        probs = read_image(path).array
-        probs = probs[0] if probs.ndim == reference.ndim + 2 else probs  # a TIFF of classes reads as a stack
+        probs = read_scalar_map(path, dimensions=reference.ndim)
         if probs.shape == (len(classes.names), *reference.shape):
             found = top_label_reliability(probs.astype(np.float32), reference)
             means = np.stack([found.confidence, found.frequency, np.ones(N_BINS)])
