@@ -36,6 +36,11 @@ def resolve_device(name: str = "auto") -> torch.device:
     return device
 
 
+def device_memory_gb(device: torch.device) -> float | None:
+    """All memory of a CUDA device in 10^9 bytes; None for others, which share the machine's."""
+    return torch.cuda.get_device_properties(device).total_memory / 1e9 if device.type == "cuda" else None
+
+
 def mixed_precision(device: torch.device) -> torch.dtype | None:
     """The half precision in which this device is faster, None where it has none.
 

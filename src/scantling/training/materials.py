@@ -39,8 +39,18 @@ class Materials:
     validation: PreparedSet
 
 
-def gather(run: RunFolder, config: RunConfig, *, device_kind: DeviceKind, display: Display) -> Materials:
+def gather(
+    run: RunFolder,
+    config: RunConfig,
+    *,
+    device_kind: DeviceKind,
+    memory_gb: float | None = None,
+    display: Display,
+) -> Materials:
     """Everything up to the first step; what is already decided in the run folder is kept.
+
+    Args:
+        memory_gb: of the device, in 10^9 bytes; a plan for a GPU uses at most 80 % of it, and at most 12 GB.
 
     Raises:
         DataError: nothing to train on.
@@ -61,7 +71,7 @@ def gather(run: RunFolder, config: RunConfig, *, device_kind: DeviceKind, displa
         plan = Plan.parse(read_json(run.plan), where=str(run.plan))
         _require_fit(plan, manifest)
     else:
-        plan = _plan(manifest, split, config, device_kind)
+        plan = _plan(manifest, split, config, device_kind, memory_gb)
         write_json(run.plan, plan.model_dump(mode="json"))
     check_network_plan(plan.network, dimensions=plan.dimensions)
     display.say(f"Plan: {describe(plan)}")
@@ -106,7 +116,9 @@ def _split(manifest: Manifest, config: RunConfig) -> Split:
     return split
 
 
-def _plan(manifest: Manifest, split: Split, config: RunConfig, device_kind: DeviceKind) -> Plan:
+def _plan(
+    manifest: Manifest, split: Split, config: RunConfig, device_kind: DeviceKind, memory_gb: float | None
+) -> Plan:
     facts = fingerprint(manifest, [manifest.case(c) for c in split.train], config.data.label_kinds)
     wanted = config.plan
     plan = derive_plan(
@@ -114,6 +126,7 @@ def _plan(manifest: Manifest, split: Split, config: RunConfig, device_kind: Devi
         manifest,
         dimensions=wanted.dimensions,
         device_kind=device_kind,
+        memory_gb=None if memory_gb is None else min(0.8 * memory_gb, 12.0),
         label_kinds=config.data.label_kinds,
         spacing_mm=wanted.spacing_mm,
         patch_size=wanted.patch_size,

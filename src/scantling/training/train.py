@@ -14,7 +14,7 @@ from scantling.data.plan import Plan
 from scantling.data.planning import DeviceKind
 from scantling.errors import DataError, Interrupted, ScantlingError
 from scantling.files import read_json, write_atomic, write_json
-from scantling.inference.device import resolve_device
+from scantling.inference.device import device_memory_gb, resolve_device
 from scantling.inference.model_folder import save_model
 from scantling.networks import load_initial
 from scantling.recipes import build_recipe, parse_settings
@@ -110,7 +110,7 @@ def _carry_on(
 ) -> None:
     device = resolve_device(config.device)
     kind: DeviceKind = "cuda" if device.type == "cuda" else "cpu"
-    materials = gather(run, config, device_kind=kind, display=display)
+    materials = gather(run, config, device_kind=kind, memory_gb=device_memory_gb(device), display=display)
     loop = _build_loop(run, config, materials, device, display, stop)
     resumed = (run.checkpoints / "index.json").is_file()
     if resumed:
