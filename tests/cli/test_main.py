@@ -98,6 +98,8 @@ def test_a_bug_of_ours_says_so_and_debug_shows_the_trace(
 
     monkeypatch.setattr(module, "app", interrupted)
     assert run_main(monkeypatch) == 5
+    monkeypatch.setattr(module, "app", lambda: sys.exit(130))
+    assert run_main(monkeypatch) == 5
 
 
 def test_doctor_reports_json_and_is_healthy_here() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, Final, NoReturn
 
 import typer
 
@@ -16,7 +16,10 @@ from scantling.cli.predict import predict
 from scantling.cli.report import report
 from scantling.cli.resume import resume
 from scantling.cli.train import train
-from scantling.errors import ScantlingError
+from scantling.errors import Interrupted, ScantlingError
+
+_SHELL_INTERRUPT: Final = 130
+"""What the command-line library makes of a Ctrl-C; ours is 5."""
 
 app = typer.Typer(
     name="scantling",
@@ -48,6 +51,11 @@ def _root(
     pass
 
 
+def _stopped() -> NoReturn:
+    print("stopped", file=sys.stderr)
+    sys.exit(5)
+
+
 def main() -> None:
     """Run the command line; errors of the user's or the machine's making end in one sentence and their exit code."""
     try:
@@ -55,11 +63,14 @@ def main() -> None:
     except ScantlingError as error:
         if options.debug_wanted:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(error if isinstance(error, Interrupted) else f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        sys.exit(5)
+        _stopped()
+    except SystemExit as end:
+        if end.code == _SHELL_INTERRUPT:
+            _stopped()
+        raise
     except Exception as error:
         if options.debug_wanted:
             raise
