@@ -4,8 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 TORCH ?= torch==2.13.0
+# The Python that runs the benchmarks: another environment with the package and the peers may be named.
+BENCH ?= $(BIN)/python
 
-.PHONY: demo test test-slow lint format bench quality clean
+.PHONY: demo test test-slow lint format bench peers quality clean
 
 demo: $(READY)  ## the main job on embedded phantom data: train, score, report
 	$(BIN)/scantling demo -o demo-run --overwrite
@@ -25,8 +27,13 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(READY)  ## ratios against named peers, equality checks beside them
-	for bench in benchmarks/speed/*.py; do $(BIN)/python $$bench; done
+bench: $(READY)  ## ratios against named peers, equality checks beside them, into docs/benchmarks.md
+	$(BENCH) benchmarks/speed/table.py
+
+peers: $(READY)  ## what `make bench` compares with; without them it measures what needs no peer
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		'nnunetv2>=2.8' acvl-utils batchgenerators batchgeneratorsv2 dynamic-network-architectures
 
 clean:
 	rm -rf $(VENV) demo-run

@@ -1,7 +1,8 @@
 """The documentation is run: Python blocks of a page one after the other, `$ scantling` lines through the command line.
 
 Pages see a folder `my_folder` (phantom radiographs) and run in a folder of their own. Budgets are cut: `--time
-20m` becomes `--steps 2`, so a command is checked from its flags to its output, not for its score.
+20m` becomes `--steps 2`, and the demo draws a few images only, so a command is checked from its flags to its output,
+not for its score.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ from typer.testing import CliRunner
 
 from scantling.cli.main import app
 from scantling.data.catalog.phantom import write_chest_phantom
+from scantling.workflows import demo as demo_workflow
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^```(python|console)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+TEST = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
 LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)(?:#[^)]*)?\)")
 
 
@@ -49,6 +52,8 @@ def test_every_code_block_of_the_page_runs(
     page: Path, phantom: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(demo_workflow, "UNLABELLED", 2)
+    monkeypatch.setattr(demo_workflow, "HELD_OUT", 3)
     (tmp_path / "my_folder").symlink_to(phantom, target_is_directory=True)
     names: dict[str, object] = {"__name__": "page"}
     for language, text in BLOCK.findall(page.read_text(encoding="utf-8")):
@@ -64,6 +69,13 @@ def test_every_link_to_a_file_of_ours_leads_somewhere(page: Path) -> None:
     targets = [t for t in LINK.findall(page.read_text(encoding="utf-8")) if "://" not in t]
     broken = [t for t in targets if not (page.parent / t).exists()]
     assert not broken, broken
+
+
+def test_every_test_that_a_page_names_exists() -> None:
+    named = {pair for page in PAGES for pair in TEST.findall(page.read_text(encoding="utf-8"))}
+    assert len(named) > 20
+    missing = [f"{file}::{test}" for file, test in named if f"def {test}(" not in (ROOT / file).read_text("utf-8")]
+    assert not missing, missing
 
 
 @pytest.mark.parametrize("name", ["command_line", "configuration"])

@@ -1,26 +1,22 @@
-"""Dice, HD95, ASSD and NSD against MONAI, medpy and surface-distance: CPU time, peak memory, equality.
+"""P17, P18, P18m: Dice, HD95, ASSD and NSD against MONAI, medpy and surface-distance.
 
-Run by hand: `OMP_NUM_THREADS=1 python benchmarks/speed/metrics.py [--acdc FOLDER] [--volume]`; peers that
-cannot be imported are left out (extra `oracles`). Contestants take turns in one process with one thread, and the
-median of the rounds is reported; medpy measures no NSD. Each peer is compared with us under its own convention,
-and the command ends with 1 where a value differs by more than 1e-4. Without ACDC the cardiac cases are rings and
-discs of the same size. Peak memory is the growth of the resident set of a fresh process.
+Each peer is compared with us under its own convention, and its values must agree to 1e-4; medpy measures no NSD.
+The cardiac cases are four frames of ACDC (rings and discs of the same size where it is absent), the prediction is
+the reference moved and bitten into; the large volume is 200 x 512 x 512 with five classes. Peak memory is the growth
+of the resident set of a fresh process beside the two label maps. MONAI takes half a minute on the volume, so that
+one has no warm-up round of its own.
 """
 
-from __future__ import annotations
+from measuring import ROOT, Row, child_peak_mib, peak_growth_mib, peer, record, take_turns  # isort: skip  (one thread)
 
 import argparse
-import statistics
-import subprocess
+import os
 import sys
-import threading
-import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-import psutil
 from scipy import ndimage
 
 from scantling.data.case import ClassTable
@@ -112,22 +108,28 @@ PEERS: dict[str, tuple[str, Contestant, Contestant]] = {
 """Name -> module, the peer, and what is ours by the peer's convention."""
 
 
-def importable_peers() -> dict[str, tuple[Contestant, Contestant]]:
-    np.inf, np.nan = np.inf, np.nan  # type: ignore[attr-defined]  # surface-distance 0.1 needs them
-    found = {}
-    for name, (module, contestant, counterpart) in PEERS.items():
-        try:
-            __import__(module)
-        except ImportError as error:
-            print(f"{name}: left out ({error})")
-        else:
-            found[name] = (contestant, counterpart)
-    return found
+GOALS = {
+    ("P17", "MONAI"): ("8", "12"),
+    ("P17", "medpy"): ("20", "30"),
+    ("P17", "surface-distance"): ("2.5", "3.5"),
+    ("P18", "MONAI"): ("50", "100"),
+    ("P18", "surface-distance"): ("3", "5"),
+}
 
 
-def cardiac_pairs(acdc: Path | None) -> list[Pair]:
-    """Four cases of 10 slices with three classes; the prediction is the reference moved and bitten into."""
-    paths = sorted(acdc.glob("*/*_gt.nii.gz"))[:4] if acdc else []
+def importable_peers() -> list[str]:
+    if not hasattr(np, "Inf"):
+        # surface-distance 0.1 was written for NumPy 1 and stops at names that NumPy 2 no longer has
+        for name, value in (("Inf", np.inf), ("NaN", np.nan)):
+            setattr(np, name, value)
+        print("surface-distance: numpy.Inf and numpy.NaN are set for it")
+    return [name for name, (module, _, _) in PEERS.items() if peer(module) is not None]
+
+
+def cardiac_pairs() -> list[Pair]:
+    """Four cases of about 10 slices with three classes."""
+    data = Path(os.environ.get("SCANTLING_DATA", ROOT.parent / "shared" / "data"))
+    paths = sorted((data / "acdc").glob("*/*_gt.nii.gz"))[:4]
     references = [read_label(path) for path in paths]
     maps = [(stored.astype(np.int8), geometry.spacing_mm) for stored, geometry in references]
     return [degraded(reference, spacing) for reference, spacing in maps or [rings(k) for k in range(4)]]
@@ -141,6 +143,10 @@ def rings(number: int) -> tuple[np.ndarray, tuple[float, ...]]:
     label_map[(y - 128) ** 2 + (x - 110) ** 2 < (radius + 8) ** 2] = 2
     label_map[(y - 128) ** 2 + (x - 110) ** 2 < radius**2] = 3
     return label_map, (10.0, 1.5625, 1.5625)
+
+
+def rings_pair() -> Pair:
+    return degraded(*rings(0))
 
 
 def degraded(reference: np.ndarray, spacing: tuple[float, ...]) -> Pair:
@@ -170,96 +176,90 @@ def volume_pair() -> Pair:
     return maps[0], maps[1], (1.0, 0.8, 0.8)
 
 
-def cpu_seconds(contestant: Contestant, pairs: Sequence[Pair], n_classes: int) -> float:
-    began = time.process_time()
-    for pair in pairs:
-        contestant(pair, n_classes)
-    return (time.process_time() - began) / len(pairs)
-
-
-def worst_difference(pairs: Sequence[Pair], n_classes: int, peer: Contestant, counterpart: Contestant) -> float:
+def worst_difference(pairs: Sequence[Pair], theirs: Sequence[Scores], mine: Sequence[Scores]) -> float:
     """The largest relative difference (absolute below 1) between a peer's values and ours by its convention."""
-    worst = 0.0
-    for pair in pairs:
-        theirs, mine = peer(pair, n_classes), counterpart(pair, n_classes)
-        for key, value in theirs.items():
-            worst = max(worst, abs(value - mine[key]) / max(1.0, abs(value)))
-    return worst
+    return max(
+        abs(value - own[key]) / max(1.0, abs(value))
+        for other, own in zip(theirs, mine, strict=True)
+        for key, value in other.items()
+    )
 
 
-def compare(title: str, pairs: Sequence[Pair], n_classes: int, rounds: int, peers: Sequence[str]) -> bool:
-    """Print the table; whether every peer's values agree with ours."""
-    print(f"\n{title}: CPU time a case, median of {rounds}")
-    chosen = {name: contestants for name, contestants in importable_peers().items() if name in peers}
-    contestants: dict[str, Contestant] = {"ours": ours}
-    for name, (peer, counterpart) in chosen.items():
-        contestants |= {name: peer, f"ours as {name}": counterpart}
-    for contestant in contestants.values() if rounds > 1 else ():
-        contestant(pairs[0], n_classes)  # warm-up
-    times: dict[str, list[float]] = {name: [] for name in contestants}
-    for _ in range(rounds):
-        for name, contestant in contestants.items():
-            times[name].append(cpu_seconds(contestant, pairs, n_classes))
-    medians = {name: statistics.median(seconds) for name, seconds in times.items()}
-    print(f"  {'ours':<18}{medians['ours'] * 1000:10.1f} ms")
-    agree = True
-    for name, (peer, counterpart) in chosen.items():
-        difference = worst_difference(pairs, n_classes, peer, counterpart)
-        agree &= difference <= TOLERATED
-        mine = medians[f"ours as {name}"]
-        print(
-            f"  {name:<18}{medians[name] * 1000:10.1f} ms, {medians[name] / mine:6.1f} x ours by its convention "
-            f"({mine * 1000:.1f} ms); values differ by at most {difference:.1e}"
-        )
-    return agree
-
-
-def peak_growth_mib(contestant: Contestant, pair: Pair, n_classes: int) -> float:
-    process, done = psutil.Process(), threading.Event()
-    before = process.memory_info().rss
-    peak = before
-
-    def watch() -> None:
-        nonlocal peak
-        while not done.wait(0.002):
-            peak = max(peak, process.memory_info().rss)
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    contestant(pair, n_classes)
-    done.set()
-    watcher.join()
-    return (max(peak, process.memory_info().rss) - before) / 2**20
-
-
-def print_peaks(names: Sequence[str]) -> None:
-    print("\n200 x 512 x 512, 5 classes: peak memory beside the two label maps")
+def compare(
+    bar: str, what: str, pairs: Sequence[Pair], n_classes: int, *, rounds: int, warmups: int, names: Sequence[str]
+) -> list[Row]:
+    contestants: dict[str, Contestant] = {}
     for name in names:
-        command = [sys.executable, __file__, "--peak-of", name]
-        answer = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1]
-        print(f"  {name:<18}{float(answer):10.0f} MiB")
+        _, contestant, counterpart = PEERS[name]
+        contestants |= {f"ours as {name}": counterpart, name: contestant}
+    seconds, results = take_turns(
+        {name: lambda each=each: [each(pair, n_classes) for pair in pairs] for name, each in contestants.items()},
+        rounds=rounds,
+        warmups=warmups,
+    )
+    rows = []
+    for name in names:
+        theirs, ours = (seconds[each] * 1000 / len(pairs) for each in (name, f"ours as {name}"))
+        difference = worst_difference(pairs, results[name], results[f"ours as {name}"])
+        floor, target = GOALS[bar, name]
+        rows.append(
+            Row(
+                bar=bar,
+                what=what,
+                peer=name,
+                ours=ours,
+                theirs=theirs,
+                unit="ms a case",
+                ratio=theirs / ours,
+                floor=floor,
+                target=target,
+                check=f"values differ by at most {difference:.0e}",
+                equal=difference <= TOLERATED,
+            )
+        )
+    return rows
+
+
+def peaks(names: Sequence[str], agreeing: Sequence[str]) -> list[Row]:
+    growth = {name: child_peak_mib(__file__, "--peak-of", name) for name in ("ours", *names)}
+    return [
+        Row(
+            bar="P18m",
+            what="metrics of 200 x 512 x 512, 5 classes: peak memory",
+            peer=name,
+            ours=growth["ours"],
+            theirs=growth[name],
+            unit="MiB",
+            ratio=growth[name] / growth["ours"],
+            floor="15" if name == "MONAI" else "",
+            target="40" if name == "MONAI" else "",
+            check="values agree (P18)" if name in agreeing else "values DIFFER (P18)",
+            equal=name in agreeing,
+        )
+        for name in names
+    ]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--acdc", type=Path, help="folder of the ACDC data set")
-    parser.add_argument("--volume", action="store_true", help="also 200 x 512 x 512 with five classes (minutes)")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--volume-rounds", type=int, default=1)
+    parser.add_argument("--cardiac-only", action="store_true", help="leave out the large volume, which takes minutes")
     parser.add_argument("--peak-of", choices=["ours", *PEERS], help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
+    options = parser.parse_args()
     warnings.simplefilter("ignore")
-    if arguments.peak_of:
-        contestant = ours if arguments.peak_of == "ours" else importable_peers()[arguments.peak_of][0]
-        contestant(cardiac_pairs(None)[0], 3)  # imports and buffers that any call needs
-        print(peak_growth_mib(contestant, volume_pair(), 5))
+    names = importable_peers()
+    if options.peak_of:
+        contestant = ours if options.peak_of == "ours" else PEERS[options.peak_of][1]
+        contestant(rings_pair(), 3)  # imports and buffers that any call needs
+        pair = volume_pair()
+        print(peak_growth_mib(lambda: contestant(pair, 5)))
         return 0
-    agree = compare("10 slices, 3 classes", cardiac_pairs(arguments.acdc), 3, arguments.rounds, list(PEERS))
-    if arguments.volume:
-        peers = ["MONAI", "surface-distance"]  # medpy takes minutes a case
-        agree &= compare("200 x 512 x 512, 5 classes", [volume_pair()], 5, arguments.volume_rounds, peers)
-        print_peaks(["ours", *(name for name in importable_peers() if name in peers)])
-    return 0 if agree else 1
+    rows = compare("P17", "metrics, cardiac, 3 classes", cardiac_pairs(), 3, rounds=7, warmups=1, names=names)
+    if not options.cardiac_only:
+        large = [name for name in names if name != "medpy"]  # it takes minutes a case
+        what = "metrics, 200 x 512 x 512, 5 classes"
+        rows += compare("P18", what, [volume_pair()], 5, rounds=5, warmups=0, names=large)
+        rows += peaks(large, [row.peer for row in rows if row.bar == "P18" and row.equal])
+    return record(rows)
 
 
 if __name__ == "__main__":

@@ -1,21 +1,20 @@
-"""Sliding window against MONAI's, in one process: CPU time, peak memory, equality of the labels.
+"""P15, P15m, P16: the sliding window against nnU-Net's and MONAI's: overhead a patch, peak memory, equality.
 
-Run by hand: `python benchmarks/speed/sliding_window.py` (MONAI must be importable for the comparison). The
-network is a 1x1x1 convolution, so that what is left is the window itself. Both use one thread, the same
-overlap and Gaussian weights; contestants take turns, and the median of the rounds is reported. Peak memory is
-the growth of the resident set of a fresh process, less what the network needs for one patch; the image was
-there before.
+The network is a 1x1x1 convolution, so that what is left is the window itself: overhead is CPU time less that of
+the network alone on as many patches. All use one thread, 96^3 patches of a 320 x 320 x 130 image, overlap 0.5 and
+a Gaussian; "labels" of a peer is its logits and `argmax(0)`. Ours must equal the argmax of our own full float32 sum
+exactly, and MONAI's labels where its tiles lie as ours; nnU-Net sums in float16, so a few labels differ. Peak memory
+is the growth of the resident set of a fresh process, less what the network needs for one patch.
 """
 
-from __future__ import annotations
+from measuring import Row, child_peak_mib, peak_growth_mib, peer, record, take_turns  # isort: skip  (one thread)
 
 import argparse
-import statistics
-import subprocess
+import contextlib
+import os
 import sys
-import time
 from collections.abc import Callable
-from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 from torch import Tensor, nn
@@ -23,138 +22,159 @@ from torch import Tensor, nn
 from scantling.inference.sliding_window import predict_labels, predict_logits
 from scantling.inference.tiling import tile
 
-Contestant = Callable[[nn.Module, Tensor, int], Tensor]
+Contestant = Callable[[nn.Module, Tensor], Tensor]
+SIZE, PATCH, CLASSES = (320, 320, 130), 96, 4
+GOALS = {
+    ("labels", "nnU-Net"): ("4", "6"),
+    ("labels", "MONAI"): ("3.5", "5"),
+    ("logits", "nnU-Net"): ("1.6", "2"),
+    ("logits", "MONAI"): ("1.0", "1.15"),
+}
+AGREEMENT = {"nnU-Net": 0.99, "MONAI": 0.999}
+"""Least share of voxels with the same label; MONAI's last tile of an axis lies elsewhere, nnU-Net sums in float16."""
 
 
-def ours_labels(network: nn.Module, image: Tensor, patch: int) -> Tensor:
-    return predict_labels(network, image, patch_size=(patch,) * 3, n_classes=4)
+def ours_labels(network: nn.Module, image: Tensor) -> Tensor:
+    return predict_labels(network, image, patch_size=(PATCH,) * 3, n_classes=CLASSES)
 
 
-def ours_logits(network: nn.Module, image: Tensor, patch: int) -> Tensor:
-    return predict_logits(network, image, patch_size=(patch,) * 3, n_classes=4)
+def ours_logits(network: nn.Module, image: Tensor) -> Tensor:
+    return predict_logits(network, image, patch_size=(PATCH,) * 3, n_classes=CLASSES)
 
 
-def monai_logits(network: nn.Module, image: Tensor, patch: int) -> Tensor:
+def monai_logits(network: nn.Module, image: Tensor) -> Tensor:
     from monai.inferers import SlidingWindowInferer
 
-    window = SlidingWindowInferer((patch,) * 3, sw_batch_size=1, overlap=0.5, mode="gaussian")
+    window = SlidingWindowInferer((PATCH,) * 3, sw_batch_size=1, overlap=0.5, mode="gaussian")
     with torch.inference_mode():
         return window(image[None], network)[0]
 
 
-def monai_labels(network: nn.Module, image: Tensor, patch: int) -> Tensor:
-    with torch.inference_mode():
-        return monai_logits(network, image, patch).argmax(0)
+def nnunet_logits(network: nn.Module, image: Tensor) -> Tensor:
+    """Its predictor, told only what its sliding window asks for."""
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        predictor = nnUNetPredictor(
+            tile_step_size=0.5, use_gaussian=True, use_mirroring=False, perform_everything_on_device=False,
+            device=torch.device("cpu"), allow_tqdm=False,
+        )  # fmt: skip
+    predictor.network = network
+    predictor.configuration_manager = SimpleNamespace(patch_size=(PATCH,) * 3)
+    predictor.label_manager = SimpleNamespace(num_segmentation_heads=CLASSES)
+    return predictor.predict_sliding_window_return_logits(image)
 
 
-def one_patch(network: nn.Module, image: Tensor, patch: int) -> Tensor:
+def to_labels(contestant: Contestant) -> Contestant:
+    def labels(network: nn.Module, image: Tensor) -> Tensor:
+        with torch.inference_mode():
+            return contestant(network, image).argmax(0)
+
+    return labels
+
+
+def network_alone(network: nn.Module, image: Tensor) -> None:
+    """On every patch of our tiling."""
     with torch.inference_mode():
-        return network(image[None, :, :patch, :patch, :patch])
+        for ((z, y, x),) in tile(tuple(image.shape[1:]), (PATCH,) * 3, overlap=0.5, batch_size=1).batches:
+            network(image[None, :, z : z + PATCH, y : y + PATCH, x : x + PATCH])
+
+
+def one_patch(network: nn.Module, image: Tensor) -> Tensor:
+    with torch.inference_mode():
+        return network(image[None, :, :PATCH, :PATCH, :PATCH])
 
 
 CONTESTANTS: dict[str, Contestant] = {
-    "ours_labels": ours_labels,
-    "monai_labels": monai_labels,
-    "ours_logits": ours_logits,
-    "monai_logits": monai_logits,
-    "one_patch": one_patch,
+    "ours labels": ours_labels,
+    "MONAI labels": to_labels(monai_logits),
+    "nnU-Net labels": to_labels(nnunet_logits),
+    "ours logits": ours_logits,
+    "MONAI logits": monai_logits,
+    "nnU-Net logits": nnunet_logits,
 }
+MODULES = {"MONAI": "monai.inferers", "nnU-Net": "nnunetv2.inference.predict_from_raw_data"}
 
 
-def scene(size: tuple[int, ...]) -> tuple[nn.Module, Tensor]:
+def given(size: tuple[int, ...]) -> tuple[nn.Module, Tensor]:
     """A near-free network and an image, the same in every process."""
     torch.manual_seed(0)
-    return nn.Conv3d(1, 4, 1), torch.randn(1, *size)
+    return nn.Conv3d(1, CLASSES, 1).requires_grad_(False), torch.randn(1, *size)
 
 
-def bare_seconds(network: nn.Module, image: Tensor, patch: int) -> float:
-    """CPU seconds of the network alone on every patch of ours."""
-    window = tile(tuple(image.shape[1:]), (patch,) * 3, overlap=0.5, batch_size=1)
-    start = time.process_time()
-    with torch.inference_mode():
-        for ((z, y, x),) in window.batches:
-            network(image[None, :, z : z + patch, y : y + patch, x : x + patch])
-    return time.process_time() - start
+def run_alone(name: str) -> None:
+    """Print the growth of this process's peak, after a warm-up on one patch."""
+    contestant = one_patch if name == "one patch" else CONTESTANTS[name]
+    network, _ = given((PATCH,) * 3)
+    contestant(network, torch.zeros(1, PATCH, PATCH, PATCH))
+    _, image = given(SIZE)
+    print(peak_growth_mib(lambda: contestant(network, image)))
 
 
-def peak_mib(name: str, size: tuple[int, ...], patch: int) -> float:
-    """Growth of the peak resident set of a fresh process that runs one contestant once."""
-    shape = [str(length) for length in size]
-    command = [sys.executable, __file__, "--only", name, "--size", *shape, "--patch", str(patch)]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-
-
-def run_alone(name: str, size: tuple[int, ...], patch: int) -> None:
-    """Print the growth of this process's peak, in MiB, after a warm-up on a small image."""
-    network, _ = scene((patch,) * 3)
-    CONTESTANTS[name](network, torch.zeros(1, patch, patch, patch), patch)
-    _, image = scene(size)
-    before = status_kib("VmRSS")
-    kept = CONTESTANTS[name](network, image, patch)
-    print((status_kib("VmHWM") - before) / 1024)
-    del kept
-
-
-def status_kib(field: str) -> int:
-    """A figure of this process from Linux: its resident set (VmRSS) or the peak of it (VmHWM)."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--size", type=int, nargs=3, default=(320, 320, 130))
-    parser.add_argument("--patch", type=int, default=96)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--only", choices=CONTESTANTS, help=argparse.SUPPRESS)
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--only", choices=["one patch", *CONTESTANTS], help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    size = tuple(options.size)
     if options.only:
-        run_alone(options.only, size, options.patch)
-        return
-    try:
-        import monai
-
-        print(f"monai {monai.__version__}, torch {torch.__version__}")
-        names = [name for name in CONTESTANTS if name != "one_patch"]
-    except ImportError:
-        print("monai is not importable: only our own figures")
-        names = [name for name in CONTESTANTS if name.startswith("ours")]
-    report(names, size, options.patch, options.rounds)
-
-
-def report(names: list[str], size: tuple[int, ...], patch: int, rounds: int) -> None:
-    network, image = scene(size)
-    seconds: dict[str, list[float]] = {name: [] for name in (*names, "bare")}
-    results: dict[str, Tensor] = {}
-    for turn in range(rounds + 1):
-        for name in names:
-            start = time.process_time()
-            results[name] = CONTESTANTS[name](network, image, patch)
-            seconds[name].append(time.process_time() - start)
-        seconds["bare"].append(bare_seconds(network, image, patch))
-        if turn == 0:  # warm-up
-            seconds = {name: [] for name in seconds}
-    patches = len(tile(size, (patch,) * 3, overlap=0.5, batch_size=1).batches)
-    alone = peak_mib("one_patch", size, patch)
-    bare = statistics.median(seconds["bare"])
-    print(f"{size}, patch {patch}, {patches} patches, network alone {bare:.3f} CPU s, {alone:.0f} MiB")
-    overhead = {name: (statistics.median(seconds[name]) - bare) / patches * 1000 for name in names}
-    peaks = {name: peak_mib(name, size, patch) - alone for name in names}
+        run_alone(options.only)
+        return 0
+    peers = [name for name, module in MODULES.items() if peer(module) is not None]
+    names = [name for name in CONTESTANTS if name.split()[0] in ("ours", *peers)]
+    network, image = given(SIZE)
+    everyone = {name: lambda name=name: CONTESTANTS[name](network, image) for name in names}
+    everyone["alone"] = lambda: network_alone(network, image)
+    seconds, results = take_turns(everyone, rounds=options.rounds)
+    patches = len(tile(SIZE, (PATCH,) * 3, overlap=0.5, batch_size=1).batches)
+    overhead = {name: (seconds[name] - seconds["alone"]) / patches * 1000 for name in names}
+    alone = child_peak_mib(__file__, "--only", "one patch")
+    peaks = {name: child_peak_mib(__file__, "--only", name) - alone for name in names}
+    exact = torch.equal(results["ours logits"].argmax(0), results["ours labels"].long())
     for name in names:
-        median = statistics.median(seconds[name])
-        print(f"  {name:13s} {median:6.3f} CPU s  {overhead[name]:6.2f} ms a patch  peak {peaks[name]:6.0f} MiB")
-    own = results["ours_logits"].argmax(0)
-    print("  labels equal the argmax of our full float32 sum:", torch.equal(own, results["ours_labels"].long()))
-    if "monai_labels" in names:
-        for kind in ("labels", "logits"):
-            ours, peer = f"ours_{kind}", f"monai_{kind}"
-            faster, smaller = overhead[peer] / overhead[ours], peaks[peer] / peaks[ours]
-            print(f"  {kind}: {faster:.1f}x less overhead, {smaller:.1f}x less memory")
-        agreement = (results["monai_labels"] == results["ours_labels"]).float().mean().item()
-        print(f"  labels agree with MONAI's at {agreement:.6f} of the voxels (its tiles lie elsewhere)")
+        print(f"  {name}: {seconds[name]:.3f} CPU s, {overhead[name]:.2f} ms a patch, {peaks[name]:.0f} MiB")
+    rows = []
+    for kind in ("labels", "logits"):
+        ours = f"ours {kind}"
+        for name in peers:
+            theirs = f"{name} {kind}"
+            same = float((results[f"{name} labels"] == results["ours labels"]).float().mean())
+            check = f"labels {'equal' if exact else 'DIFFER from'} the fp32 sum's, {100 * same:.3f} % equal the peer's"
+            floor, target = GOALS[kind, name]
+            equal = exact and same >= AGREEMENT[name]
+            rows.append(
+                Row(
+                    bar="P15" if kind == "labels" else "P16",
+                    what=f"sliding window to {kind}: overhead",
+                    peer=name,
+                    ours=overhead[ours],
+                    theirs=overhead[theirs],
+                    unit="ms a patch",
+                    ratio=overhead[theirs] / overhead[ours],
+                    floor=floor,
+                    target=target,
+                    check=check,
+                    equal=equal,
+                )
+            )
+            gated = kind == "labels"
+            rows.append(
+                Row(
+                    bar="P15m" if gated else "P16m",
+                    what=f"sliding window to {kind}: peak memory",
+                    peer=name,
+                    ours=peaks[ours],
+                    theirs=peaks[theirs],
+                    unit="MiB",
+                    ratio=peaks[theirs] / peaks[ours],
+                    floor="3" if gated else "",
+                    target="4.5" if gated else "",
+                    check=check,
+                    equal=equal,
+                )
+            )
+    return record(rows)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

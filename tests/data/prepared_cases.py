@@ -91,7 +91,9 @@ def plan_of(manifest: Manifest, **changes: Any) -> Plan:
         "intensities": (IntensityPlan(scheme="zscore"),),
         "network": NetworkPlan(strides=((1, 1, 1), (2, 2, 2)), kernels=((3, 3, 3),) * 2, features=(4, 8)),
     }
-    return Plan.model_validate(values | changes)
+    intensities = changes.get("intensities", values["intensities"])
+    channels = ("image",) if len(intensities) == 1 else tuple(f"channel_{k}" for k in range(len(intensities)))
+    return Plan.model_validate({"channels": channels} | values | changes)
 
 
 def picture_plan_of(manifest: Manifest, **changes: Any) -> Plan:

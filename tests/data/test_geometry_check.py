@@ -87,7 +87,11 @@ def test_what_is_refused_names_the_fix() -> None:
     )
     far = compare(IMAGE, moved((0, 2, 0)))
     assert "up to 2 voxels apart" in far.message
-    assert "write_label_map(fixed, read_label(label)[0], read_geometry(image))" in far.message
+    assert far.message.endswith(
+        "they must share one grid ('scantling inspect DATA -o OUT' draws both; where the headers are right, "
+        "'--fix grid' writes a copy on the image's grid; where only the label map's header is wrong, '--fix header' "
+        "writes its voxels under the image's header)"
+    )
     mirror = IMAGE.world_from_index @ np.array([[1, 0, 0, 0], [0, -1, 0, 39], [0, 0, 1, 0], [0, 0, 0, 1]])
     assert "their axes run in other directions" in compare(IMAGE, grid(mirror)).message
 
@@ -97,8 +101,15 @@ def test_another_size_is_always_refused_and_never_resampled() -> None:
     assert agreement.verdict == "refuse"
     assert np.isnan(agreement.distance_voxels)
     assert agreement.message.startswith("image is 12 x 40 x 30 but its label map is 12 x 40 x 31; ")
+    assert "'--fix grid' writes a copy" in agreement.message
+    assert "--fix header" not in agreement.message  # its voxels are not the image's
     turned = compare(picture_geometry((512, 640), "png"), picture_geometry((640, 512), "png"))
     assert turned.message.startswith("image is 512 x 640 but its label map is 640 x 512; they must share one grid")
+    assert turned.message.endswith(
+        "these files do not say where they lie, so export the label map at the image's size)"
+    )
+    flat = compare(IMAGE, picture_geometry(SHAPE[1:], "png"))
+    assert flat.message.endswith("(export the label map as a file with the image's axes)")
 
 
 def test_of_pictures_only_the_size_is_compared() -> None:

@@ -12,7 +12,6 @@ from PIL import Image
 from scantling.data.case import IGNORE
 from scantling.data.resampling import (
     interpolation_matrix,
-    largest_of,
     resample,
     resample_labels,
     resample_nearest,
@@ -86,11 +85,3 @@ def test_unknown_labels_stay_where_the_nearest_sample_was_unknown_and_never_vote
         np.testing.assert_array_equal(actual == IGNORE, resample_nearest(labels, target) == IGNORE)
     only_unknown = np.full((4, 4), IGNORE, dtype=np.int8)
     np.testing.assert_array_equal(resample_labels(only_unknown, (7, 7)), IGNORE)
-
-
-def test_the_running_largest_equals_argmax_over_all_interpolated_classes():
-    scores = np.random.default_rng(5).normal(size=(5, 6, 8)).astype(np.float32)
-    target = (13, 17)
-    expected = np.stack([zoom_linear(score, target) for score in scores]).argmax(axis=0)
-    np.testing.assert_array_equal(largest_of(scores, target), expected)
-    np.testing.assert_array_equal(largest_of(scores, (6, 8)), scores.argmax(axis=0))

@@ -88,6 +88,8 @@ def test_headers_alone_do_not_show_damage_and_say_so(tmp_path: Path) -> None:
     (tmp_path / "v0.nii.gz").write_bytes(gzip.compress(whole)[:-4])
     quick = inspect_dataset(manifest, read_voxels=False)
     assert (quick.voxels_read, quick.errors) == (False, ())
+    assert "Headers only: damage beyond them, stored values and copies were not looked for" in quick.summary_lines()
+    assert not any("Headers only" in line for line in inspect_dataset(manifest).summary_lines())
     assert quick.findings[1].geometry is not None
     assert quick.findings[1].labels[0].counts == {}
     assert quick.to_json()["cases"][1]["labels"][0]["coverage"] is None
@@ -200,19 +202,53 @@ def test_values_of_no_class_empty_masks_missing_classes_and_false_scribbles_are_
     assert inspection.errors == ()
 
 
+def test_classes_that_were_not_looked_for_are_counted_and_warned_about_where_they_are_drawn(tmp_path: Path) -> None:
+    for k, label in enumerate([mask(1, 2), mask(1), mask(1, 2)]):
+        save_png(tmp_path / f"c{k}.png", picture(k))
+        save_png(tmp_path / f"c{k}_seg.png", label)
+    rows = "case,image,label,label_kind,annotated\n" + "".join(
+        f"c{k},c{k}.png,c{k}_seg.png,full,{'*' if k == 2 else 'lung'}\n" for k in range(3)
+    )
+    inspection = inspect_dataset(open_dataset(write_table(tmp_path, rows)))
+    assert found(inspection) == {("c0", "warning", "E-LBL-06")}
+    assert "6 voxels hold heart, which is not among the classes that were looked for" in inspection.problems[0].message
+    assert "Looked for: lung 3, heart 1, in 3 label files" in inspection.summary_lines()
+
+
+def test_of_several_label_maps_of_one_kind_the_first_is_used_and_that_is_said(tmp_path: Path) -> None:
+    save_png(tmp_path / "c.png", picture(0))
+    for name in ("a", "b", "s"):
+        save_png(tmp_path / f"{name}.png", mask(1, 2))
+    rows = (
+        "case,image,label,label_kind,rater\nc,c.png,a.png,full,anna\nc,c.png,b.png,full,bert\nc,c.png,s.png,silver,\n"
+    )
+    inspection = inspect_dataset(open_dataset(write_table(tmp_path, rows)))
+    assert inspection.problems == ()
+    assert [line for line in inspection.summary_lines() if line.startswith("Note")] == [
+        "Note: 1 case has several label maps of kind full, of which the first is used, as a.png (anna's) in case c; "
+        "reorder the rows of the table for another"
+    ]
+    assert inspection.usable.cases[0].annotation(("full",)).rater == "anna"
+
+
 def test_images_that_teach_nothing_or_hold_impossible_numbers_are_named(tmp_path: Path) -> None:
-    odd = np.random.default_rng(0).normal(size=(4, 3, 8, 8)).astype(np.float32)
+    odd = np.random.default_rng(0).normal(size=(5, 3, 8, 8)).astype(np.float32)
     odd[0, 0, 0, :2], odd[0, 0, 1, 0] = np.nan, np.inf
     odd[1] = 3
     odd[2, 0, 0, 0] = -1e30
-    for k in range(4):
+    odd[3] = np.nan
+    for k in range(5):
         save_nifti(tmp_path / f"c{k}.nii.gz", odd[k])
-    rows = "case,image\n" + "".join(f"c{k},c{k}.nii.gz\n" for k in range(4))
+    rows = "case,image\n" + "".join(f"c{k},c{k}.nii.gz\n" for k in range(5))
     inspection = inspect_dataset(open_dataset(write_table(tmp_path, rows)))
     assert found(inspection) == {
         ("c0", "warning", "E-VAL-01"), ("c1", "warning", "E-VAL-02"), ("c2", "warning", "E-VAL-03"),
+        ("c3", "warning", "E-VAL-02"),
     }  # fmt: skip
-    assert "3 of 192 voxels are NaN or infinite" in next(p.message for p in inspection.problems if p.case_id == "c0")
+    said = {problem.case_id: problem.message for problem in inspection.problems}
+    assert "3 of 192 voxels are NaN or infinite" in said["c0"]
+    assert "every voxel is NaN or infinite, so it teaches nothing" in said["c3"]
+    assert not any("NaN" in note for finding in inspection.findings for note in finding.notes)  # said once
 
 
 def test_exact_copies_are_found_under_another_name_header_type_or_compression(tmp_path: Path) -> None:
@@ -299,7 +335,15 @@ def test_the_summary_groups_problems_of_one_kind(tmp_path: Path) -> None:
         save_png(tmp_path / f"c{k}_seg.png", mask())
     lines = inspect_dataset(open_dataset(tmp_path)).summary_lines()
     assert "Problems: 3 warnings" in lines
-    assert any(line.endswith("[E-LBL-02] (and 2 more like it)") for line in lines)
+    assert any(line.endswith("[E-LBL-02] (and 2 more like it: c1, c2)") for line in lines)
+
+
+def test_of_many_cases_alike_the_first_are_named(tmp_path: Path) -> None:
+    flat(tmp_path, 9)
+    for k in range(9):
+        save_png(tmp_path / f"c{k}_seg.png", mask())
+    lines = inspect_dataset(open_dataset(tmp_path)).summary_lines()
+    assert any(line.endswith("(and 8 more like it: c1, c2, c3, c4, c5, c6, ...)") for line in lines)
 
 
 def test_the_json_is_plain_and_holds_no_absolute_path(tmp_path: Path) -> None:
@@ -352,4 +396,4 @@ def test_what_the_readers_decided_is_said_once_for_all_cases_alike(tmp_path):
     notes = [line for line in lines if "sform" in line]
     assert len(notes) == 1
     assert notes[0].startswith("Note: case a: its sform has unit scale but the voxel size is given as 1.5 x 1.5 x 10")
-    assert notes[0].endswith("(and 1 more like it)")
+    assert notes[0].endswith("(and 1 more like it: b)")

@@ -32,6 +32,19 @@ b,images/i1.png,,,,,,,,,,1,,,
 """
 
 
+def test_without_a_subject_names_are_asked_and_with_one_they_are_not(folder: Path) -> None:
+    rows = "case,image,subject\np1_frame01,images/i0.png,{}\np1_frame12,images/i1.png,\n"
+    guessed = open_dataset(write_table(folder, rows.format("")))
+    assert [case.patient_id for case in guessed.cases] == ["p1", "p1"]
+    assert "override with subject_pattern in dataset.toml or a column 'subject'" in guessed.notes[0]
+    given = open_dataset(write_table(folder, rows.format("anna")))
+    assert [case.patient_id for case in given.cases] == ["anna", "p1_frame12"]
+    assert given.notes == ()
+    toml = "subject_pattern = '(frame..)'\n[classes]\nlung = 1\n"
+    by_pattern = open_dataset(write_table(folder, rows.format(""), toml))
+    assert [case.patient_id for case in by_pattern.cases] == ["frame01", "frame12"]
+
+
 def test_every_column_arrives_and_rows_of_one_case_merge(folder: Path) -> None:
     manifest = open_dataset(
         write_table(folder, WHOLE, 'name = "set"\nmodality = "CR"\n[classes]\nlung = 1\nheart = [2, 7]\n')

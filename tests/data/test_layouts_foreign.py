@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,7 @@ def test_nnunet_raw_is_read_with_channels_classes_and_test_images(tmp_path: Path
     )  # fmt: skip
     assert manifest.classes.names == ("background", "atrium", "wall")
     assert manifest.classes.stored == ((0,), (1,), (3,))
+    assert manifest.notes == ()  # nothing was decided: the regions do not overlap
     assert [case.case_id for case in manifest.cases] == ["la_000", "la_001", "la_002", "la_003"]
     assert [len(case.annotations) for case in manifest.cases] == [1, 1, 0, 0]
     assert [case.split for case in manifest.cases] == ["train", "train", "train", "test"]
@@ -131,6 +133,41 @@ def test_files_that_dataset_json_lists_are_taken_from_there(tmp_path: Path) -> N
     assert (case.case_id, case.annotations[0].path) == ("case_a", tmp_path / "y/a.png")
 
 
+def test_nnunet_files_that_belong_to_no_case_are_named(tmp_path: Path) -> None:
+    folder = nnunet(tmp_path, {"background": 0, "a": 1}, 1)
+    for name in ("imagesTr/bare.nii.gz", "imagesTr/la_000_0002.nii.gz", "imagesTr/png_0000.png", "labelsTr/no.nii.gz"):
+        save_nifti(folder / name, volume(5)) if name.endswith("gz") else save_png(folder / name, picture(0))
+    save_nifti(folder / "labelsTs/la_003.nii.gz", volume_mask(1))
+    (folder / "imagesTr/notes.txt").write_text("no image")
+    problems = open_dataset(folder).problems
+    assert {(p.case_id, p.severity, p.code) for p in problems} == {
+        ("bare", "error", "E-LAY-11"), ("png_0000", "error", "E-LAY-11"), ("la_000_0002", "warning", "E-LAY-11"),
+        ("no", "warning", "E-LAY-09"), ("la_002", "warning", "E-LAY-10"),
+    }  # fmt: skip
+    said = {p.case_id: p.message for p in problems}
+    assert said["bare"].endswith("is not named as a channel of a case (NAME_0000.nii.gz), so it is left out; rename it")
+    assert said["la_000_0002"].endswith("dataset.json names 2 channels only, so it is left out")
+    assert said["no"].endswith("this label has no image in imagesTr/; it is left out")
+
+
+def test_a_dataset_toml_overrides_what_nnunet_says(tmp_path: Path) -> None:
+    folder = nnunet(tmp_path, {"background": 0, "a": 1, "b": 2}, 1, 2)
+    (folder / "dataset.toml").write_text(
+        'name = "n"\nmodality = "US"\nlabel_kind = "silver"\nignore = [2]\nsubject_pattern = "^(la)_"\n'
+        "[classes]\ncyst = 1\n"
+    )
+    manifest = open_dataset(folder)
+    assert (manifest.layout, manifest.name, manifest.modality) == ("nnunet", "n", "US")
+    assert manifest.classes.names == ("background", "cyst")
+    assert {(a.kind, a.ignore) for case in manifest.cases for a in case.annotations} == {("silver", (2,))}
+    assert {case.patient_id for case in manifest.cases} == {"la"}
+    (folder / "dataset.toml").write_text('label_kind = "none"\n')
+    assert not any(case.annotations for case in open_dataset(folder).cases)
+    (folder / "dataset.toml").write_text("modalty = 1\n")
+    with pytest.raises(ConfigError, match="unknown setting 'modalty'; did you mean 'modality'"):
+        open_dataset(folder)
+
+
 def msd(folder: Path, **changes: Any) -> Path:
     """Two labelled cases of two channels in one file, and one test image; with the litter of macOS."""
     for k in range(2):
@@ -145,6 +182,26 @@ def msd(folder: Path, **changes: Any) -> Path:
         "training": training, "test": ["./imagesTs/brats_9.nii.gz"],
     }  # fmt: skip
     return write_json(folder, content | changes)
+
+
+def test_a_dataset_toml_overrides_what_a_decathlon_task_says_and_unlisted_images_are_counted(tmp_path: Path) -> None:
+    folder = msd(tmp_path)
+    for name in ("extra_1", "extra_2"):
+        save_nifti(folder / f"imagesTr/{name}.nii.gz", volume(3))
+    (folder / "dataset.toml").write_text(
+        'name = "n"\nmodality = "US"\nlabel_kind = "silver"\nignore = [2]\nsubject_pattern = "^(brats)_"\n'
+        "[classes]\ncyst = 1\n"
+    )
+    manifest = open_dataset(folder)
+    assert (manifest.layout, manifest.name, manifest.modality) == ("msd", "n", "US")
+    assert manifest.classes.names == ("background", "cyst")
+    assert {(a.kind, a.ignore) for case in manifest.cases for a in case.annotations} == {("silver", (2,))}
+    assert {case.patient_id for case in manifest.cases} == {"brats"}
+    assert manifest.notes[-1] == (
+        "imagesTr/ holds 2 images that dataset.json does not list, such as extra_1.nii.gz; left out"
+    )
+    (folder / "dataset.toml").write_text('label_kind = "none"\n')
+    assert not any(case.annotations for case in open_dataset(folder).cases)
 
 
 def test_a_decathlon_task_is_read_with_four_dimensional_channels(tmp_path: Path) -> None:
@@ -271,9 +328,28 @@ def test_dataset_toml_overrides_what_would_be_guessed(tmp_path: Path) -> None:
         open_dataset(tmp_path)
 
 
-def test_labels_with_too_many_values_are_images_and_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"c0.png: holds \d+ values, so it is an image or a soft mask"):
-        open_dataset(pairs(tmp_path, [picture(3, (40, 40))]))
+def test_a_label_with_too_many_values_is_an_image_and_costs_its_annotation_only(tmp_path: Path) -> None:
+    folder = pairs(tmp_path, [picture(3, (40, 40)), mask(1)])
+    manifest = open_dataset(folder)
+    (problem,) = manifest.problems
+    assert (problem.case_id, problem.severity, problem.code) == ("c0", "error", "E-LBL-03")
+    assert re.search(r"c0.png: holds \d+ values, so it is an image or a soft mask", problem.message)
+    assert [len(case.annotations) for case in manifest.cases] == [0, 1, 0]
+    assert manifest.classes.foreground == ("foreground",)
+    (folder / "dataset.toml").write_text("[classes]\nbright = 254\n")  # whoever names the classes vouches for them
+    assert [len(case.annotations) for case in open_dataset(folder).cases] == [1, 1, 0]
+
+
+def test_files_of_other_types_are_said_and_hidden_ones_are_not(tmp_path: Path) -> None:
+    folder = pairs(tmp_path, [mask(1)])
+    for name in ("images/a.mha", "images/b.dcm", "images/c.mha", "images/d.mha", "images/.DS_Store", "labels/x.nrrd"):
+        (folder / name).write_bytes(b"data")
+    notes = [note for note in open_dataset(folder).notes if "left out" in note]
+    read = ".nii.gz, .nii, .png, .jpg, .jpeg, .tif, .tiff are read"
+    assert notes == [
+        f"images/: a.mha, b.dcm, c.mha and 1 more left out, because only {read}",
+        f"labels/: x.nrrd left out, because only {read}",
+    ]
 
 
 def test_labels_without_image_and_folders_without_a_match_are_said(tmp_path: Path) -> None:
@@ -283,7 +359,7 @@ def test_labels_without_image_and_folders_without_a_match_are_said(tmp_path: Pat
     assert [(p.case_id, p.severity) for p in manifest.problems] == [("lonely.png", "warning")]
     for path in (folder / "labels").iterdir():
         path.rename(path.with_name(f"x{path.name}"))
-    with pytest.raises(DataError, match="has the stem of one in labels"):
+    with pytest.raises(DataError, match=r"in images/ \(such as c0\) has the stem of one in labels/ \(such as x"):
         open_dataset(folder)
 
 
@@ -296,7 +372,9 @@ def test_images_alone_are_an_unlabelled_data_set_unless_another_folder_may_be_th
     assert [len(case.annotations) for case in manifest.cases] == [0, 0]
     assert any("no case has a label" in note for note in manifest.notes)
     save_png(tmp_path / "outlines/c0.png", mask(1))
-    with pytest.raises(DataError, match="no known layout; found images/, outlines/"):
+    with pytest.raises(
+        DataError, match=r"found images/ \(c0.png, c1.png\), outlines/ \(c0.png\); looked for cases_csv"
+    ):
         open_dataset(tmp_path)
 
 
@@ -358,7 +436,8 @@ def test_a_folder_of_no_layout_is_refused_with_what_was_found_and_looked_for(tmp
     with pytest.raises(DataError) as error:
         open_dataset(tmp_path)
     message = str(error.value)
-    assert "found notes.txt, scan.png" in message
+    assert "found notes.txt, scan.png; looked for" in message
+    assert "(images are .nii.gz, .nii, .png" in message
     assert all(name in message for name in LAYOUTS)
     assert "[E-LAY-01]" in message
 
@@ -404,6 +483,11 @@ def test_patients_are_read_from_names_only_where_a_word_of_time_follows_an_ident
     assert [found[name] for name in names] == expected
     assert bool(notes) == (names != expected)
     assert not notes or "override with subject_pattern" in notes[0]
+
+
+def test_a_pattern_may_say_that_every_case_is_a_patient() -> None:
+    names = ["patient1_frame1", "patient1_frame2"]
+    assert subjects(names, "^(.*)$") == ({name: name for name in names}, ())
 
 
 @pytest.mark.parametrize("pattern", ["([", "nothing", "^(?:p)"])

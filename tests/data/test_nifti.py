@@ -243,7 +243,7 @@ def test_a_voxel_size_that_is_no_length_is_refused_by_name(tmp_path: Path, size:
     for read in (read_geometry, read_image):
         with pytest.raises(GeometryError, match=r"a\.nii: its (qform|pixdim) .*export the file again") as error:
             read(path)
-        assert error.value.code == "E-GEO-01"
+        assert error.value.code == "E-GEO-03"
 
 
 def test_a_bad_voxel_size_beside_a_good_sform_is_noted(tmp_path: Path) -> None:

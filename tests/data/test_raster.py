@@ -379,4 +379,4 @@ def test_a_float_tiff_with_values_that_are_no_numbers_is_noted(tmp_path: Path) -
     pixels = np.ones((4, 5), np.float32)
     pixels[0, :2] = np.nan, np.inf
     tifffile.imwrite(tmp_path / "a.tif", pixels)
-    assert read_image(tmp_path / "a.tif").notes == ("2 of its 20 pixels are NaN or infinite",)
+    assert read_image(tmp_path / "a.tif").notes == ("2 of its 20 voxels are NaN or infinite",)

@@ -5,22 +5,28 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import fields, replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.stats
+import torch
 
 import scantling
 from data.prepared_cases import picture_plan_of, picture_set, plan_of, volume_set, write_volume
 from scantling.data import store as store_module
 from scantling.data import store_entry
 from scantling.data.case import IGNORE, Annotation, ClassTable
+from scantling.data.compact import CompactArray, block_shape, chunk_shape, write_compact
+from scantling.data.dataset import PatchDataset
 from scantling.data.image_io import read_image, read_label
 from scantling.data.plan import ClassPlan, IntensityPlan, NetworkPlan
-from scantling.data.store import Store, chosen_annotation, entry_key
-from scantling.errors import DataError, GeometryError, PlanMismatch, ResourceError
+from scantling.data.store import Store, chosen_annotation, chosen_form, entry_key, mapped_bytes
+from scantling.errors import ConfigError, DataError, GeometryError, IntegrityError, PlanMismatch, ResourceError
+
+with_blosc2 = pytest.mark.skipif(find_spec("blosc2") is None, reason="the extra `compact` (blosc2) is not installed")
 
 
 def key_of(case, plan):
@@ -326,3 +332,208 @@ def test_pictures_and_colour_are_stored_as_their_bytes(tmp_path):
     assert prepared.cases[0].image.dtype == np.uint8
     np.testing.assert_array_equal(prepared.cases[1].image, read_image(manifest.cases[1].images[0]).array)
     assert prepared.cases[0].grid.source == read_image(manifest.cases[0].images[0]).geometry
+
+
+def both_forms(folder, manifest, plan):
+    return [Store(folder / form, form=form).prepare(manifest.cases, manifest, plan) for form in ("map", "compact")]
+
+
+@with_blosc2
+@pytest.mark.parametrize("kind", ["volumes", "slices of volumes", "pictures"])
+def test_both_forms_hold_equal_arrays_and_give_equal_samples(tmp_path, kind):
+    if kind == "pictures":
+        manifest = picture_set(tmp_path / "data", 3, shape=(150, 200), colour=True)
+        plan = picture_plan_of(manifest, intensities=(IntensityPlan(scheme="range", high=255.0),) * 3)
+    else:
+        manifest = volume_set(tmp_path / "data", 2, shape=(30, 40, 50), unlabelled=1, radius=12.0)
+        network = NetworkPlan(strides=((1, 1), (2, 2)), kernels=((3, 3),) * 2, features=(4, 8))
+        flat = {"dimensions": 2, "patch_size": (32, 32), "network": network} if "slices" in kind else {}
+        plan = plan_of(manifest, **flat)
+    mapped, compact = both_forms(tmp_path, manifest, plan)
+    assert [case.form for case in (*mapped.cases, *compact.cases)] == ["map"] * 3 + ["compact"] * 3
+    assert compact.nbytes < mapped.nbytes
+    for first, second in zip(mapped.cases, compact.cases, strict=True):
+        assert not list(second.folder.glob("image.npy"))
+        assert isinstance(second.image, CompactArray)
+        assert (second.image.dtype, second.image.shape) == (first.image.dtype, first.image.shape)
+        np.testing.assert_array_equal(second.image, first.image)
+        np.testing.assert_array_equal(second.normalised(), first.normalised())
+        assert (second.labels is None) == (first.labels is None)
+        if first.labels is not None:
+            np.testing.assert_array_equal(second.labels, first.labels)
+        assert second.foreground.keys() == first.foreground.keys()
+        assert all((points == second.foreground[k]).all() for k, points in first.foreground.items())
+    datasets = [PatchDataset(each, plan, seed=1, samples_per_epoch=12) for each in (mapped, compact)]
+    for position in range(12):
+        one, other = (dataset.sample(0, position) for dataset in datasets)
+        for field in fields(one):
+            a, b = getattr(one, field.name), getattr(other, field.name)
+            assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b, field.name
+
+
+@with_blosc2
+@pytest.mark.parametrize("name", ["image.b2nd", "label.b2nd", "points.npy", "meta.json"])
+@pytest.mark.parametrize("damage", ["bit", "cut", "gone"])
+def test_a_damaged_compact_entry_is_made_again_and_noted(tmp_path, name, damage):
+    manifest = volume_set(tmp_path / "data", 1)
+    plan = plan_of(manifest)
+    store = Store(tmp_path / "cache", form="compact")
+    good = store.prepare(manifest.cases, manifest, plan).cases[0]
+    image = np.asarray(good.image)
+    path = good.folder / name
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    if damage == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(content if damage == "bit" else content[: len(content) // 2])
+    again = store.prepare(manifest.cases, manifest, plan)
+    assert (again.built, len(again.notes)) == (1, 1)
+    assert again.notes[0].startswith("case v0: its cached preparation was made again")
+    np.testing.assert_array_equal(again.cases[0].image, image)
+    assert store.prepare(manifest.cases, manifest, plan).built == 0
+
+
+@with_blosc2
+def test_damage_after_the_check_is_said_when_the_array_is_read(tmp_path):
+    rng = np.random.default_rng(0)
+    path = tmp_path / "a.b2nd"
+    write_compact(path, rng.integers(0, 9000, (64, 64, 64)).astype(np.int16), by_slice=False)
+    content = bytearray(path.read_bytes())
+    content[1000:60_000] = bytes(59_000)
+    path.write_bytes(content)
+    with pytest.raises(IntegrityError, match=r"a\.b2nd: the file cannot be decompressed"):
+        np.asarray(CompactArray(path))
+    path.write_bytes(b"no frame at all")
+    with pytest.raises(IntegrityError, match=r"a\.b2nd: the file cannot be decompressed"):
+        CompactArray(path)
+
+
+@with_blosc2
+@pytest.mark.parametrize("by_slice", [False, True])
+@pytest.mark.parametrize("shape", [(2, 33, 70, 41), (1, 5, 140, 131), (3, 150, 300), (64, 32, 1), (200, 9)])
+def test_a_compact_array_is_indexed_like_an_ndarray(tmp_path, shape, by_slice):
+    rng = np.random.default_rng(1)
+    array = rng.integers(-500, 500, shape).astype(np.int16)
+    write_compact(tmp_path / "a.b2nd", array, by_slice=by_slice)
+    stored = CompactArray(tmp_path / "a.b2nd")
+    assert (stored.shape, stored.dtype, stored.ndim) == (shape, array.dtype, len(shape))
+    assert (len(stored), stored.nbytes) == (len(array), array.nbytes)
+    np.testing.assert_array_equal(np.asarray(stored), array)
+    np.testing.assert_array_equal(np.asarray(stored, dtype=np.float32), array.astype(np.float32))
+
+    def part(n):
+        if rng.random() < 0.2:
+            return rng.integers(-n, n)
+        low, high = sorted(int(end) for end in rng.integers(-n - 2, n + 3, 2))
+        return slice(None) if rng.random() < 0.2 else slice(low, high)
+
+    for _ in range(60):
+        index = tuple(part(n) for n in shape[: rng.integers(1, len(shape) + 1)])
+        index = (*index[:1], ..., *index[1:]) if rng.random() < 0.2 and len(index) == len(shape) else index
+        read = stored[index]
+        assert read.shape == array[index].shape, index
+        np.testing.assert_array_equal(read, array[index], err_msg=str(index))
+    for odd in (array > 0, np.array([0, -1]), slice(None, None, 2), slice(None, None, -1), (..., np.array([0]))):
+        np.testing.assert_array_equal(stored[odd], array[odd])
+    with pytest.raises(IndexError, match="out of range for axis 0"):
+        stored[shape[0]]
+    with pytest.raises(IndexError, match="indices for an array"):
+        stored[(0,) * (len(shape) + 1)]
+
+
+def test_blocks_suit_what_is_read_and_chunks_are_whole_blocks_with_little_outside_the_array():
+    assert block_shape((1, 128, 320, 320), by_slice=False) == (1, 16, 32, 32)
+    assert block_shape((1, 128, 320, 320), by_slice=True) == (1, 1, 128, 128)
+    assert block_shape((3, 500, 90), by_slice=False) == (3, 32, 32)
+    assert block_shape((3, 500, 90), by_slice=True) == (1, 128, 90)
+    assert chunk_shape((1, 128, 320, 320), (1, 16, 32, 32)) == (1, 128, 160, 160)
+    for n in range(1, 700):
+        block = min(n, 32)
+        (chunk,) = chunk_shape((n,), (block,))
+        assert chunk % block == 0
+        assert chunk <= 192
+        assert -(-n // chunk) * chunk < n + max(1, round(n / 128)) * block
+
+
+@with_blosc2
+def test_an_entry_is_used_in_the_form_in_which_it_is_there(tmp_path):
+    manifest = volume_set(tmp_path / "data", 2)
+    plan = plan_of(manifest)
+    first, second = manifest.cases
+    Store(tmp_path / "cache", form="map").prepare([first], manifest, plan)
+    mixed = Store(tmp_path / "cache", form="compact").prepare([first, second], manifest, plan)
+    assert (mixed.built, mixed.reused) == (1, 1)
+    assert [case.form for case in mixed.cases] == ["map", "compact"]
+    again = Store(tmp_path / "cache", form="map").prepare([first, second], manifest, plan)
+    assert (again.built, [case.form for case in again.cases]) == (0, ["map", "compact"])
+
+
+def test_a_set_is_mapped_up_to_half_of_the_memory_and_compact_beyond_if_that_can_be_had():
+    assert chosen_form(50, 100, can_compress=True) == ("map", "")
+    form, note = chosen_form(51 * 2**30, 100 * 2**30, can_compress=True)
+    assert form == "compact"
+    assert note == "the prepared cases take 51.0 GiB, memory has 100.0 GiB free: they are kept compressed"
+    form, note = chosen_form(51 * 2**30, 100 * 2**30, can_compress=False)
+    assert form == "map"
+    assert "pip install 'scantling[compact]'" in note
+
+
+@with_blosc2
+def test_the_size_that_decides_is_that_of_the_mapped_files_read_from_the_headers(tmp_path):
+    manifest = volume_set(tmp_path / "data", 3, shape=(20, 30, 40), unlabelled=1)
+    plan = plan_of(manifest)
+    mapped = Store(tmp_path / "map", form="map").prepare(manifest.cases, manifest, plan)
+    files = [path for case in mapped.cases for path in case.folder.glob("[il]*.npy")]
+    expected = sum(path.stat().st_size - 128 for path in files)  # 128 bytes of header each
+    assert len(files) == 7
+    assert mapped_bytes(manifest.cases, plan) == expected
+    gone = replace(manifest.cases[0], images=(tmp_path / "gone.nii.gz",))
+    assert mapped_bytes([gone], plan) == 0
+    for memory, form in ((2 * expected, "map"), (2 * expected - 1, "compact")):
+        prepared = Store(tmp_path / f"auto {form}", memory_bytes=memory).prepare(manifest.cases, manifest, plan)
+        assert {case.form for case in prepared.cases} == {form}
+        assert len(prepared.notes) == (form == "compact")
+
+
+def test_without_the_package_compact_is_refused_by_the_extras_name_and_auto_maps(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "blosc2", None)
+    manifest = volume_set(tmp_path / "data", 1)
+    plan = plan_of(manifest)
+    with pytest.raises(ConfigError, match=r"case v0: .*pip install 'scantling\[compact\]'"):
+        Store(tmp_path / "cache", form="compact").prepare(manifest.cases, manifest, plan)
+    assert list((tmp_path / "cache" / "entries").iterdir()) == []
+    monkeypatch.setattr(store_module.compact, "is_available", lambda: False)
+    prepared = Store(tmp_path / "cache", memory_bytes=1).prepare(manifest.cases, manifest, plan)
+    assert prepared.cases[0].form == "map"
+    assert len(prepared.notes) == 1
+    assert "pip install 'scantling[compact]'" in prepared.notes[0]
+
+
+def test_mapped_sets_never_import_the_package(tmp_path):
+    script = f"""
+import sys
+sys.path[:0] = {sys.path!r}
+from pathlib import Path
+from data.prepared_cases import plan_of, volume_set
+from scantling.data.store import Store
+manifest = volume_set(Path(sys.argv[1]) / "data", 1)
+case = Store(Path(sys.argv[1]) / "cache").prepare(manifest.cases, manifest, plan_of(manifest)).cases[0]
+print(case.form, case.image.shape is not None, "blosc2" in sys.modules)
+"""
+    printed = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert printed.stdout.split() == ["map", "True", "False"]
+
+
+@with_blosc2
+def test_a_full_disk_is_said_in_words_in_the_compact_form_too(tmp_path, monkeypatch):
+    manifest = volume_set(tmp_path / "data", 1)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(ResourceError, match="the disk is full"):
+        Store(tmp_path / "cache", form="compact").prepare(manifest.cases, manifest, plan_of(manifest))
+    monkeypatch.undo()
+    assert sorted(path.name for path in (tmp_path / "cache").iterdir()) == ["entries"]

@@ -18,7 +18,8 @@ from scantling.data.image_io import (
 )
 from scantling.data.layouts import open_dataset
 from scantling.data.manifest import Manifest
-from scantling.errors import ConfigError, DataError, IntegrityError
+from scantling.errors import ConfigError, DataError, IntegrityError, ResourceError
+from scantling.evaluation import scoring
 from scantling.evaluation.evaluate import Evaluation, evaluate_folders
 
 CLASSES = ClassTable.of({"liver": 1, "tumour": [2, 7]})
@@ -307,8 +308,38 @@ def test_the_verdict_the_headline_and_the_table_tell_the_score_with_its_interval
     assert headline["Dice of tumour"] == pytest.approx(0.5)
     lines = evaluation.text().splitlines()
     assert lines[0] == evaluation.verdict()
-    assert lines[1].split() == ["class", "dice", "hd95_mm", "assd_mm", "nsd", "failed"]
+    assert lines[1].split() == ["class", "dice", "dice_largest_component", "hd95_mm", "assd_mm", "nsd", "failed"]
     assert lines[3].startswith("liver")
+    plain = evaluate_folders(predictions, data, largest_component=False, distances=False).text().splitlines()
+    assert plain[1].split() == ["class", "dice", "failed"]
+
+
+def test_the_printed_table_has_raw_and_largest_component_side_by_side(data: Manifest, predictions: Path) -> None:
+    crumbs = anatomy()
+    crumbs[0, 0, 0] = 1  # a crumb of liver: 2 * 104 / (104 + 105)
+    for k in range(6):
+        write(predictions / f"case{k}.nii.gz", crumbs)
+    evaluation = evaluate_folders(predictions, data)
+    assert evaluation.find("liver").mean == pytest.approx(208 / 209)
+    assert evaluation.find("liver", post="largest_component").mean == 1.0
+    assert evaluation.text().splitlines()[3].split()[:6] == [
+        "liver", f"{208 / 209:.3f}", f"[{208 / 209:.3f},", f"{208 / 209:.3f}]", "1.000", "[1.000,",
+    ]  # fmt: skip
+
+
+def test_a_file_that_does_not_fit_into_memory_fails_alone(
+    data: Manifest, predictions: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(path: Path) -> object:
+        if path.name in ("case1.nii.gz", "case2_gt.nii.gz"):
+            raise ResourceError(f"{path}: needs 9 GB of memory")
+        return read_label(path)
+
+    monkeypatch.setattr(scoring, "read_label", read)
+    evaluation = evaluate_folders(predictions, data)
+    assert evaluation.missing == ("case1", "case2")
+    assert evaluation.values()["case1"].status == "unreadable"
+    assert evaluation.find().n == 5
 
 
 def test_nothing_to_score_is_refused_in_one_sentence(data: Manifest, predictions: Path, tmp_path: Path) -> None:

@@ -7,7 +7,14 @@ import pytest
 from PIL import Image
 
 from scantling.figures.colours import class_colour, hexadecimal, lighter
-from scantling.figures.overlay import contact_sheet, draw_overlay, grey_to_rgb, png_bytes, worst_slice
+from scantling.figures.overlay import (
+    contact_sheet,
+    draw_overlay,
+    grey_to_rgb,
+    png_bytes,
+    window_around,
+    worst_slice,
+)
 
 
 def square(size: int = 40, first: int = 10, last: int = 30, value: int = 1) -> np.ndarray:
@@ -138,3 +145,30 @@ def test_seven_classes_have_seven_colours_and_the_eighth_repeats_the_first():
     assert len({class_colour(k) for k in range(1, 8)}) == 7
     assert class_colour(8) == class_colour(1)
     assert hexadecimal((0, 158, 115)) == "#009e73"
+
+
+def masked(shape: tuple[int, int], rows: slice, columns: slice) -> np.ndarray:
+    mask = np.zeros(shape, dtype=bool)
+    mask[rows, columns] = True
+    return mask
+
+
+def test_a_small_structure_is_shown_with_as_much_room_around_it():
+    window = window_around(masked((200, 300), slice(90, 130), slice(140, 170)))
+    assert window == (slice(70, 150), slice(115, 195))
+
+
+def test_the_part_shown_is_square_in_millimetres_and_stays_inside_the_slice():
+    rows, columns = window_around(masked((100, 400), slice(0, 20), slice(380, 400)), (4.0, 1.0))
+    assert (rows.start, columns.stop) == (0, 400)
+    assert (rows.stop - rows.start) * 4 == columns.stop - columns.start
+
+
+def test_a_tiny_structure_keeps_a_third_of_its_surroundings():
+    rows, columns = window_around(masked((90, 90), slice(40, 41), slice(40, 41)))
+    assert rows.stop - rows.start == columns.stop - columns.start == 30
+
+
+@pytest.mark.parametrize("mask", [np.zeros((50, 60), dtype=bool), masked((50, 60), slice(5, 45), slice(2, 55))])
+def test_the_whole_slice_is_shown_where_nothing_or_most_of_it_is_marked(mask: np.ndarray):
+    assert window_around(mask) == (slice(0, 50), slice(0, 60))

@@ -17,6 +17,7 @@ from scantling.data.plan import Plan
 from scantling.errors import ConfigError, DataError, PlanMismatch
 from scantling.files import sha256_file
 from scantling.inference.find_images import find_cases
+from scantling.inference.memory import resident_bytes
 from scantling.inference.model_folder import save_model
 from scantling.inference.predict import predict_cases, predict_folder
 from scantling.inference.predictor import Predictor
@@ -234,3 +235,21 @@ def test_a_network_whose_weights_are_not_numbers_fails_the_case_and_says_so(
     assert run.paths == ()
     assert "not finite" in run.failures["case"]
     assert not list((tmp_path / "out").glob("*.nii.gz"))
+
+
+def test_a_case_that_would_take_more_memory_than_may_be_used_is_not_read_and_the_others_go_on(
+    tmp_path: Path, make_plan: Make, above_mean: Callable[[Plan], Predictor], write_nifti: Write
+) -> None:
+    rng = np.random.default_rng(0)
+    shapes = {"large": (64, 64, 96), "small": (9, 9, 9)}
+    cases = [
+        Case(case_id=name, images=(write_nifti(tmp_path / f"{name}.nii.gz", rng.integers(0, 99, shape, np.int16)),))
+        for name, shape in shapes.items()
+    ]
+    budget = resident_bytes() + 2_000_000  # the large one holds 393,216 voxels, at 2 bytes read and 2 prepared
+    run = predict_cases(above_mean(make_plan(3, 3)), cases, tmp_path / "out", memory_budget=budget)
+    assert [path.name for path in run.paths] == ["small.nii.gz"]
+    assert "image of 96 x 64 x 64: predicting it takes" in run.failures["large"]
+    assert "raise --budget-ram" in run.failures["large"]
+    generous = predict_cases(above_mean(make_plan(3, 3)), cases, tmp_path / "out", memory_budget=budget + 10**9)
+    assert generous.failures == {}

@@ -19,7 +19,8 @@ from scantling.recipes.recipe import Recipe
 from scantling.seeding import numpy_generator, torch_generator
 from scantling.shapes import IGNORE
 from scantling.training.batches import StepSamples
-from scantling.training.loop import Loop, LoopConfig
+from scantling.training.loop import Loop
+from scantling.training.loop_state import LoopConfig
 from scantling.training.optimisation import OptimisationConfig
 from scantling.training.run_folder import RunFolder
 from scantling.views.maker import make_views
@@ -93,8 +94,8 @@ def loop_for(recipe: Recipe, folder: Path, *, steps: int, seed: int = 0, **confi
 def weights_of(loop: Loop) -> dict[str, Tensor]:
     """Everything trained and averaged."""
     state = {f"recipe/{k}": v.clone() for k, v in loop.recipe.state_dict().items()}
-    if loop.average is not None:
-        state |= {f"average/{k}": v.clone() for k, v in loop.average.state_dict().items()}
+    if loop.stepper.average is not None:
+        state |= {f"average/{k}": v.clone() for k, v in loop.stepper.average.state_dict().items()}
     return state
 
 

@@ -45,6 +45,7 @@ def test_the_worst_usable_cases_and_the_median_are_drawn_in_order(finished_run):
     ]
     assert drawn[0]["dice"] == pytest.approx(usable[0].mean)
     assert drawn[0]["n_slices"] == 1
+    assert not drawn[0]["enlarged"]  # lungs fill the picture
     for entry in drawn:
         with Image.open(finished_run / "pictures" / entry["file"]) as picture:
             assert picture.size == (120, 120)

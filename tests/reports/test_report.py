@@ -17,6 +17,7 @@ from scantling.reports.facts import read_facts
 from scantling.reports.report import write_report
 from scantling.reports.scores import case_scores
 from scantling.reports.verdict import added_by_unlabelled, verdict
+from scantling.training.run_folder import RunFolder
 
 PAYLOADS = (
     "<script>alert(1)</script>",
@@ -118,7 +119,10 @@ class Page(HTMLParser):
 
 
 def rewrite(path: Path, **changes: object) -> None:
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    if path.name == "run.json":
+        RunFolder(path.parent).update(**changes)
+    else:
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
 def evaluation_of(run: Path) -> Evaluation:
@@ -134,7 +138,7 @@ def page(finished_run_made_once: Path, tmp_path_factory: pytest.TempPathFactory)
 def test_sections_come_in_the_order_a_reader_needs_them(page):
     assert page.headings == [
         "What unlabelled and weakly labelled data added", "Worst cases first", "Failures", "Data sheet", "Training",
-        "How to repeat this exactly",
+        "How to repeat this",
     ]  # fmt: skip
     assert page.text.index("mean foreground Dice is") < page.text.index("What unlabelled")
     assert {tag for tag, _ in page.tags} <= TAGS
@@ -145,7 +149,8 @@ def test_the_verdict_gives_score_interval_cases_and_failures(page, finished_run)
     text = page.text
     assert "On 9 held-out cases of 9 patients the mean foreground Dice is" in text
     assert f" {mean.mean:.3f} (95 % interval {mean.low:.3f} to {mean.high:.3f})" in text
-    assert f"Failed {mean.failed} of 9 cases" in text
+    assert f"; failed {mean.failed} of 9." in text
+    assert "In a failed case" in text
     assert "1 case could not be scored: chest_0014." in text
 
 
@@ -222,6 +227,18 @@ def test_repeating_needs_command_seed_versions_and_hashes(page):
     assert "torch 2.13.0" in text
     assert hashlib.sha256(b"weights").hexdigest() in text
     assert "2 cores, 15.6 GiB memory" in text
+    assert "cpu, float32, 2 threads" in text
+
+
+def test_only_a_run_by_steps_promises_the_same_bits(finished_run):
+    again = "scantling train DATA -o NEW_RUN --config config.toml --plan plan.json"
+    by_clock = Page(write_report(finished_run)).text
+    assert "a similar model, not the same bits" in by_clock
+    (finished_run / "config.toml").write_text("[training]\nsteps = 600\n")
+    by_steps = Page(write_report(finished_run)).text
+    assert "it gives the same bits" in by_steps
+    assert again in by_clock
+    assert again in by_steps
 
 
 def test_unlabelled_data_that_was_not_used_is_not_praised(finished_run):
@@ -273,7 +290,7 @@ def test_a_bare_run_folder_still_gives_a_page(tmp_path):
     assert page.headings == [
         "What unlabelled and weakly labelled data added",
         "Data sheet",
-        "How to repeat this exactly",
+        "How to repeat this",
     ]
 
 
@@ -342,11 +359,16 @@ def test_paths_and_file_names_stay_out_unless_asked_for(finished_run):
 def test_names_are_shown_as_text_and_never_act(finished_run, first):
     names = ("chest_0006", "right_lung", "north", "chest-phantom", "2.13.0")
     payload_of = dict(zip(names, PAYLOADS[first:], strict=False))
-    for path in finished_run.rglob("*.json"):
-        text = path.read_text(encoding="utf-8")
+
+    def spoilt(text: str) -> str:
         for name, payload in payload_of.items():
             text = text.replace(name, json.dumps(payload, ensure_ascii=False)[1:-1])
-        path.write_text(text, encoding="utf-8")
+        return text
+
+    rewrite(finished_run / "run.json", **json.loads(spoilt(json.dumps(RunFolder(finished_run).status()))))
+    for path in finished_run.rglob("*.json"):
+        if path.name != "run.json":
+            path.write_text(spoilt(path.read_text(encoding="utf-8")), encoding="utf-8")
     rows = list(csv.reader(io.StringIO((finished_run / "metrics.csv").read_text())))
     with (finished_run / "metrics.csv").open("w", newline="", encoding="utf-8") as stream:
         csv.writer(stream, lineterminator="\n").writerows([payload_of.get(cell, cell) for cell in row] for row in rows)
@@ -387,3 +409,11 @@ def test_a_picture_index_cannot_reach_outside_its_folder(finished_run, tmp_path)
     rewrite(finished_run / "pictures" / "index.json", **index)
     text = write_report(finished_run).read_text()
     assert base64.b64encode(b"secret bytes").decode() not in text
+
+
+def test_an_enlarged_picture_says_so(finished_run):
+    index = json.loads((finished_run / "pictures" / "index.json").read_text())
+    assert "enlarged" not in Page(write_report(finished_run)).text
+    index["pictures"][0]["enlarged"] = True
+    rewrite(finished_run / "pictures" / "index.json", **index)
+    assert Page(write_report(finished_run)).text.count(", enlarged") == 1

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from scantling.training.interruption import stop_signals
+from scantling.training.interruption import BrokenOff, stop_signals
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
@@ -38,3 +38,29 @@ def test_outside_the_main_thread_signals_are_left_alone() -> None:
     thread.start()
     thread.join()
     assert answers == [False]
+
+
+def test_within_a_breakable_block_a_signal_breaks_the_work_off_at_once() -> None:
+    with stop_signals() as stop:
+        with pytest.raises(BrokenOff), stop.breakable():
+            os.kill(os.getpid(), signal.SIGTERM)
+            raise AssertionError("not broken off")
+        assert stop()
+        with pytest.raises(BrokenOff), stop.breakable():
+            raise AssertionError("a signal that came before breaks off later work too")
+
+
+def test_outside_such_a_block_a_signal_is_only_remembered() -> None:
+    with stop_signals() as stop:
+        with stop.breakable():
+            pass
+        os.kill(os.getpid(), signal.SIGUSR1)
+        assert stop()
+
+
+def test_breaking_off_is_not_swallowed_by_code_that_handles_errors() -> None:
+    with pytest.raises(BrokenOff):
+        try:
+            raise BrokenOff
+        except Exception:  # noqa: BLE001
+            pytest.fail("swallowed")

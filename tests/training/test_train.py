@@ -1,9 +1,10 @@
 from __future__ import annotations
 
-import contextlib
 import csv
+import itertools
 import json
-from collections.abc import Iterator
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,13 @@ from scantling.errors import ConfigError, DataError, IntegrityError, Interrupted
 from scantling.evaluation.evaluate import Evaluation
 from scantling.files import read_json
 from scantling.inference.model_folder import load_model
-from scantling.training import train as module
 from scantling.training.config import DataConfig, PlanConfig, RunConfig, parse_duration, parse_size
 from scantling.training.held_out import score_held_out
-from scantling.training.loop import LoopConfig
+from scantling.training.loop_state import LoopConfig
 from scantling.training.materials import gather
 from scantling.training.progress import Silent
 from scantling.training.run_folder import RunFolder
+from scantling.training.step import Stepper
 from scantling.training.train import resume, start
 
 SMALL = PlanConfig(patch_size=(32, 32), batch_size=2)
@@ -44,6 +45,18 @@ def chest(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def finished(chest: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     return start(config(chest), tmp_path_factory.mktemp("runs") / "a")
+
+
+def interrupt_after(patch: pytest.MonkeyPatch, steps: int) -> None:
+    """A Ctrl-C once so many steps are taken."""
+    original, count = Stepper.take, itertools.count(1)
+
+    def take(self: Stepper) -> None:
+        original(self)
+        if next(count) == steps:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    patch.setattr(Stepper, "take", take)
 
 
 def weights(run: RunFolder) -> bytes:
@@ -88,13 +101,8 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(
 def test_an_interrupted_run_resumes_to_the_same_bytes(
     finished: RunFolder, chest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    @contextlib.contextmanager
-    def stop_after_three() -> Iterator[Any]:
-        asked = iter([False, False, True])
-        yield lambda: next(asked)
-
     with monkeypatch.context() as patch, pytest.raises(Interrupted):
-        patch.setattr(module, "stop_signals", stop_after_three)
+        interrupt_after(patch, 3)
         start(config(chest), tmp_path / "run")
     assert RunFolder.open(tmp_path / "run").status()["status"] == "interrupted"
     resumed = resume(tmp_path / "run")
@@ -115,7 +123,7 @@ def test_resume_refuses_what_it_cannot_continue(finished: RunFolder, tmp_path: P
 def test_resume_refuses_data_that_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = write_chest_phantom(tmp_path / "data", n_labelled=2, n_unlabelled=0, n_test=1, seed=0, size=48)
     with monkeypatch.context() as patch, pytest.raises(Interrupted):
-        patch.setattr(module, "stop_signals", lambda: contextlib.nullcontext(lambda: True))
+        interrupt_after(patch, 1)
         start(config(data), tmp_path / "run")
     image = next((data / "images").iterdir())
     Image.fromarray(np.asarray(Image.open(image)) // 2).save(image)
@@ -295,3 +303,8 @@ def test_a_stop_while_predicting_is_resumed_to_the_same_score(chest: Path, tmp_p
     )
     assert evaluation is not None
     assert evaluation.headline() == Evaluation.load(finished.metrics, finished.evaluation).headline()
+
+
+def test_a_configuration_of_a_newer_release_is_refused() -> None:
+    with pytest.raises(ConfigError, match="newer release"):
+        RunConfig.parse({"schema_version": 2, "data": {"path": "x"}}, where="config.toml")

@@ -1,4 +1,4 @@
-"""Odd but legal images train and predict, or are refused by name; no loss is ever NaN (fault F18)."""
+"""Odd but legal images train and predict, or are refused by name; no loss is ever NaN."""
 
 from __future__ import annotations
 

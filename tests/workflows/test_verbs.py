@@ -5,12 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 import scantling
 from scantling.cli.main import app
 from scantling.data.catalog.phantom import write_chest_phantom
 from scantling.errors import ConfigError
+from scantling.workflows import demo as demo_workflow
+from scantling.workflows import verbs
 
 SHORT = ("plan.patch_size=[32,32]", "plan.batch_size=2", "training.steps_per_epoch=2")
 SET = [word for setting in SHORT for word in ("--set", setting)]
@@ -29,7 +32,10 @@ def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert result.exit_code == 0, result.output
     printed = json.loads(result.stdout)
     assert printed["status"] == "finished"
-    assert printed["held_out"]["cases"] == 3
+    held_out = printed["held_out"]
+    assert (held_out["cases"], held_out["patients"], held_out["missing"]) == (3, 3, [])
+    assert held_out["low"] <= held_out["mean_foreground_dice"] <= held_out["high"]
+    assert set(held_out["dice"]) == {"right_lung", "left_lung", "heart"}
     return out
 
 
@@ -58,6 +64,48 @@ def test_predict_evaluate_and_report_go_on_from_a_run(run: Path, data: Path, tmp
     assert "Wilcoxon" in paired
     page = invoke("report", str(run), "-o", str(tmp_path / "page.html")).strip()
     assert Path(page).read_text(encoding="utf-8").startswith("<!")
+    written = json.loads(invoke("report", str(run), "-o", str(tmp_path / "page.html"), "--json"))
+    assert json.loads(Path(written["facts"]).read_text())["verdict"]
+    for name in ("page.json", "."):
+        result = CliRunner().invoke(app, ["report", str(run), "-o", str(tmp_path / name)])
+        assert "wanted the name of the HTML file" in str(result.exception)
+
+
+def test_scores_are_written_to_a_new_folder_or_move_the_old_one_aside(run: Path, data: Path, tmp_path: Path) -> None:
+    invoke("predict", str(run), str(data / "images"), "-o", str(tmp_path / "out"), "-q")
+    words = ["evaluate", str(tmp_path / "out"), str(data), "-o", str(tmp_path / "scores"), "-q"]
+    invoke(*words)
+    assert "--overwrite" in str(CliRunner().invoke(app, words).exception)
+    invoke(*words, "--overwrite")
+    assert len(list(tmp_path.glob("scores*"))) == 2
+
+
+def test_a_score_on_cases_the_model_has_learnt_from_says_so(run: Path, data: Path, tmp_path: Path) -> None:
+    scantling.predict(run, data / "images", tmp_path / "out")
+    evaluation = scantling.evaluate(tmp_path / "out", data)
+    assert evaluation.notes[0].startswith("2 of 5 cases bear names of cases that the model has learnt from")
+    held_out = scantling.evaluate(run / "predictions", data)
+    assert not any("learnt from" in note for note in held_out.notes)
+    scantling.predict(run / "model", data / "images", tmp_path / "unknown")
+    assert not any("learnt from" in note for note in scantling.evaluate(tmp_path / "unknown", data).notes)
+
+
+@pytest.mark.parametrize("layout", ["table", "images and masks", "one folder", "labels alone"])
+def test_the_reference_may_be_a_data_set_of_any_layout_or_labels_alone(data: Path, tmp_path: Path, layout: str) -> None:
+    reference = tmp_path / "reference"
+    for label in sorted((data / "labels").glob("*.png")):
+        image = data / "images" / label.name
+        targets = {
+            "images and masks": (reference / "images" / label.name, reference / "masks" / label.name),
+            "one folder": (reference / label.name, reference / f"{label.stem}_seg.png"),
+            "labels alone": (tmp_path / "elsewhere" / label.name, reference / label.name),
+        }.get(layout, ())
+        for source, target in zip((image, label), targets, strict=False):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(source.read_bytes())
+    named = data / "cases.csv" if layout == "table" else reference
+    evaluation = scantling.evaluate(data / "labels", named)
+    assert (evaluation.find().n, evaluation.find().mean) == (5, 1.0)
 
 
 def test_kept_probabilities_are_scored_for_calibration(run: Path, data: Path, tmp_path: Path) -> None:
@@ -81,8 +129,14 @@ def test_an_unreadable_image_fails_alone_and_the_exit_code_says_so(run: Path, da
     for path in sorted((data / "images").iterdir())[:2]:
         (images / path.name).write_bytes(path.read_bytes())
     (images / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-    printed = invoke("predict", str(run), str(images), "-o", str(tmp_path / "out"), "-q", code=3)
-    assert len(printed.split()) == 2
+    result = CliRunner().invoke(app, ["predict", str(run), str(images), "-o", str(tmp_path / "out"), "-q"])
+    assert result.exit_code == 3
+    assert len(result.stdout.split()) == 2
+    said = result.stderr.splitlines()
+    assert len(said) == 2
+    assert said[0].startswith("failed: ")
+    assert "broken.png: the file is damaged" in said[0]
+    assert said[1] == "failed 1 of 3 cases"
 
 
 def test_inspect_prints_what_was_found_and_writes_the_lock(data: Path, tmp_path: Path) -> None:
@@ -133,8 +187,28 @@ def test_the_functions_are_the_verbs_and_the_segmenter_has_sklearn_manners(data:
     assert evaluation.find().n == 5
 
 
-def test_the_demo_ends_with_a_score_and_a_report(tmp_path: Path) -> None:
-    printed = invoke("demo", "-o", str(tmp_path / "demo"), "--steps", "2", "-q")
-    assert "Mean foreground Dice" in printed
+def test_the_demo_ends_with_a_score_and_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo_workflow, "UNLABELLED", 2)
+    monkeypatch.setattr(demo_workflow, "HELD_OUT", 3)
+    result = CliRunner().invoke(app, ["demo", "-o", str(tmp_path / "demo"), "--steps", "2"])
+    assert "Mean foreground Dice" in result.stdout
+    assert "says nothing about patients" in result.stderr
     assert (tmp_path / "demo" / "run" / "report.html").is_file()
     assert "already exists" in str(CliRunner().invoke(app, ["demo", "-o", str(tmp_path / "demo"), "-q"]).exception)
+
+
+def test_the_convention_of_surface_distances_can_be_chosen(tmp_path: Path) -> None:
+    reference = np.zeros((24, 24), dtype=np.uint8)
+    reference[4:12, 4:12] = 1
+    predicted = reference.copy()
+    predicted[8, 20:22] = 1  # two surface pixels of 30, but of 58 where both surfaces are pooled
+    for name, label in (("reference", reference), ("predicted", predicted)):
+        (tmp_path / name).mkdir()
+        Image.fromarray(label).save(tmp_path / name / "a.png")
+    found = {
+        convention: verbs.evaluate(tmp_path / "predicted", tmp_path / "reference", convention=convention)
+        for convention in ("monai", "medpy")
+    }
+    hd95 = {name: evaluation.values(metric="hd95_mm")["a"].value for name, evaluation in found.items()}
+    assert hd95["medpy"] == 0
+    assert hd95["monai"] == pytest.approx(0.55 * 9)  # position 27.55 of 28 zeros, 9 and 10

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -28,3 +29,6 @@ def demo(
 
     result = run_demo(out, steps=steps, seed=seed, device=device, overwrite=overwrite, quiet=quiet)
     print(json.dumps(result.to_json()) if as_json else result.text())
+    if not quiet:
+        print("These were phantoms: their score says nothing about patients. Next: scantling train YOUR_FOLDER",
+              file=sys.stderr)  # fmt: skip

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
+import unicodedata
+from collections.abc import Sequence
 from typing import Annotated, Final, NoReturn
 
 import typer
@@ -15,8 +19,9 @@ from scantling.cli.inspect import inspect
 from scantling.cli.predict import predict
 from scantling.cli.report import report
 from scantling.cli.resume import resume
+from scantling.cli.streams import prepare_streams
 from scantling.cli.train import train
-from scantling.errors import Interrupted, ScantlingError
+from scantling.errors import ConfigError, DataError, Interrupted, ResourceError, ScantlingError
 
 _SHELL_INTERRUPT: Final = 130
 """What the command-line library makes of a Ctrl-C; ours is 5."""
@@ -48,7 +53,62 @@ def _root(
         bool | None, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = None,
 ) -> None:
-    pass
+    try:
+        os.getcwd()
+    except OSError:
+        raise ConfigError("the folder you are in was deleted; go to another one with cd", code="E-CFG-23") from None
+
+
+def _refuse_names(words: Sequence[str]) -> None:
+    """Refuse names that no message, table or file of ours could hold, and paths that lead round in circles.
+
+    Raises:
+        ConfigError: a line break or another control character, bytes that are no text in this locale, a link to
+            itself.
+    """
+    for before, word in zip(("", *words), words, strict=False):
+        if before == "--set":
+            continue  # TOML may run over several lines
+        kinds = {unicodedata.category(letter) for letter in word}
+        if "Cs" in kinds:
+            raise ConfigError(
+                f"{word!r}: no text in this locale's {sys.getfilesystemencoding()}; set PYTHONUTF8=1, or rename it",
+                code="E-CFG-22",
+            )
+        if "Cc" in kinds:
+            raise ConfigError(f"{word!r}: holds a line break or another control character; rename it", code="E-CFG-22")
+        try:
+            os.stat(word.partition("=")[2] if word.startswith("--") else word)
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise ConfigError(f"{word}: a link in this path leads to itself; mend it", code="E-CFG-24") from None
+
+
+def _end(error: ScantlingError) -> NoReturn:
+    """Say an error in one line, and end with its exit code."""
+    shown = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in str(error))
+    print(shown if isinstance(error, Interrupted) else f"error: {shown}", file=sys.stderr)
+    sys.exit(error.exit_code)
+
+
+def _refused(error: OSError) -> ResourceError:
+    """What the system would not do, as one sentence."""
+    name = error.filename2 or error.filename
+    what = "the system refused a request" if name is None else f"{os.fsdecode(name)}: cannot be used"
+    return ResourceError(
+        f"{what} ({error.strerror or error}); check the path, your rights there and the disk ('scantling doctor')",
+        code="E-RES-05",
+    )
+
+
+def _no_text(error: UnicodeEncodeError) -> DataError:
+    """A name that was read from disk, and that no file of ours can hold."""
+    around = error.object[max(error.start - 20, 0) : error.end + 20]
+    return DataError(
+        f"a name holds bytes that are no text, in {around!r}; rename it, or set PYTHONUTF8=1 where the locale is "
+        "another one than the files'",
+        code="E-DAT-03",
+    )
 
 
 def _stopped() -> NoReturn:
@@ -58,13 +118,13 @@ def _stopped() -> NoReturn:
 
 def main() -> None:
     """Run the command line; errors of the user's or the machine's making end in one sentence and their exit code."""
+    prepare_streams()
     try:
-        app()
-    except ScantlingError as error:
-        if options.debug_wanted:
-            raise
-        print(error if isinstance(error, Interrupted) else f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        _refuse_names(sys.argv[1:])
+        try:
+            app()
+        finally:
+            sys.stdout.flush()  # a full disk under the results is noticed here, where it can be said
     except KeyboardInterrupt:
         _stopped()
     except SystemExit as end:
@@ -74,6 +134,14 @@ def main() -> None:
     except Exception as error:
         if options.debug_wanted:
             raise
+        if isinstance(error, ScantlingError):
+            _end(error)
+        if isinstance(error, OSError):
+            _end(_refused(error))
+        if isinstance(error, MemoryError):
+            _end(ResourceError("memory does not suffice; close other programs, or see --budget-ram", code="E-RES-02"))
+        if isinstance(error, UnicodeEncodeError):
+            _end(_no_text(error))
         print(
             f"error: {type(error).__name__}: {error}. This is a bug of ours; run again with --debug and report what "
             "it prints.",

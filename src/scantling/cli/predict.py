@@ -40,7 +40,9 @@ def predict(
     else:
         for path in result.paths:
             print(path)
-    for case, sentence in result.failures.items():
-        print(f"failed: {case}: {sentence}", file=sys.stderr)
+    for sentence in result.failures.values():
+        print(f"failed: {sentence}", file=sys.stderr)
     if result.failures:
+        n_cases = len(result.failures) + len(result.paths)
+        print(f"failed {len(result.failures)} of {n_cases} cases", file=sys.stderr)
         raise Exit(3)

@@ -103,6 +103,10 @@ class PatchDataset(Dataset[Sample]):
         order = numpy_generator(self.seed, "order", epoch, round_).permutation(len(self.pool))
         return self.pool[int(order[place])]
 
+    def case_name(self, epoch: int, position: int) -> str:
+        """Id of the case at a position of an epoch."""
+        return self.cases[self.case_at(epoch, position)].case_id
+
     def _spacing_mm(self, case: PreparedCase) -> tuple[float, ...]:
         """The plan's grid where it names one: a case's own differs by a fraction of a voxel over its length
         (or by the 1 % that is not resampled), and all samples of a batch share it."""

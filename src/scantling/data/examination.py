@@ -12,6 +12,7 @@ from jaxtyping import Integer, Num, Shaped
 
 from scantling.data.case import Annotation, Case, ClassTable
 from scantling.data.geometry_check import compare
+from scantling.data.image import not_finite_note
 from scantling.data.image_io import ImageGeometry, MedicalImage, read_geometry, read_image, read_label
 from scantling.data.label_values import count_values
 from scantling.data.manifest import Problem, Severity
@@ -85,7 +86,7 @@ def examine(case: Case, classes: ClassTable, *, read_voxels: bool = True) -> Cas
         voxel_hash=voxel_hash([image.array for image in images]) if images else "",
         labels=tuple(finding for finding, _ in looked),
         problems=(*grid_problems, *_value_problems(case, images), *(p for _, found in looked for p in found)),
-        notes=tuple(note for image in images for note in image.notes),
+        notes=tuple(note for image in images for note in image.notes if note not in not_finite_note(image.array)),
     )
 
 
@@ -105,15 +106,13 @@ def _channel_problems(case: Case, geometries: list[ImageGeometry]) -> Iterator[P
         if agreement.verdict == "refuse":
             yield _problem(
                 case, "error", "E-GEO-02",
-                f"channel {path.name} does not lie on the grid of {case.images[0].name}; all channels of a "
-                "case must share "
-                "one grid, so resample it; the case is left out",
+                f"channel {path.name} does not lie on the grid of {case.images[0].name}; all channels of a case must "
+                "share one grid, so resample it; the case is left out",
             )  # fmt: skip
         elif agreement.verdict == "snap":
             yield _problem(
                 case, "repaired", "E-GEO-02",
-                f"channel {path.name} lies {agreement.distance_voxels:.2g} voxels beside "
-                f"{case.images[0].name}; it is "
+                f"channel {path.name} lies {agreement.distance_voxels:.2g} voxels beside {case.images[0].name}; it is "
                 "taken onto its grid",
             )  # fmt: skip
 
@@ -123,6 +122,10 @@ def _value_problems(case: Case, images: list[MedicalImage]) -> Iterator[Problem]
         for channel in image.array:
             bad, low, high = _range(channel)
             n = channel.size
+            if n and bad == n:
+                said = "every voxel is NaN or infinite, so it teaches nothing; check the export"
+                yield _problem(case, "warning", "E-VAL-02", f"{path.name}: {said}")
+                continue
             if bad:
                 said = f"{bad} of {n} voxels are NaN or infinite and count as its lowest value; check the export"
                 yield _problem(case, "warning", "E-VAL-01", f"{path.name}: {said}")
@@ -194,10 +197,17 @@ def _label_problems(case: Case, finding: LabelFinding, classes: ClassTable) -> I
         listed = ", ".join(f"{value} ({n} voxels)" for value, n in list(strange.items())[:5])
         yield _problem(
             case, "warning", "E-LBL-01",
-            f"{name}: stored values {listed} belong to no class and count as unknown; name them in [classes] "
-            "of "
-            "dataset.toml (as background = [0, ...] if they are background), or in the column ignore",
+            f"{name}: stored values {listed} belong to no class and count as unknown; name them in [classes] of "
+            "dataset.toml (as background = [0, ...] if they are background), or as ignore",
         )  # fmt: skip
+    looked_for = annotation.annotated
+    for class_name, n in finding.class_voxels.items():
+        if n and looked_for is not None and class_name not in (*looked_for, "background"):
+            yield _problem(
+                case, "warning", "E-LBL-06",
+                f"{name}: {n} voxels hold {class_name}, which is not among the classes that were looked for, and "
+                "count as background; name it in the column annotated if it was",
+            )  # fmt: skip
     foreground = sum(n for name_, n in finding.class_voxels.items() if name_ != "background")
     if not any(finding.class_voxels.values()):
         yield _problem(case, "warning", "E-LBL-02", f"{name}: no voxel holds a class, so it teaches nothing")
@@ -210,8 +220,7 @@ def _label_problems(case: Case, finding: LabelFinding, classes: ClassTable) -> I
         yield _problem(
             case, "warning", "E-LBL-04",
             f"{name}: is called {annotation.kind}, but every voxel holds a class; name the value that means "
-            "'not annotated' "
-            "in the column ignore, or call it full",
+            "'not annotated' as ignore, or call it full",
         )  # fmt: skip
 
 

@@ -14,6 +14,8 @@ from scantling.data.image import ImageGeometry
 ACCEPTED_VOXELS: Final = 0.05
 SNAPPED_VOXELS: Final = 0.5
 _ROUNDING: Final = 1e-6  # headers hold float32
+_DRAWS_BOTH: Final = "'scantling inspect DATA -o OUT' draws both"
+_REGRIDS: Final = "where the headers are right, '--fix grid' writes a copy on the image's grid"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,9 +45,9 @@ def compare(image: ImageGeometry, label: ImageGeometry) -> GridAgreement:
             verdict="refuse",
             distance_voxels=float("nan"),
             message=f"image is {_size(image)} but its label map is {_size(label)}; they must share one grid "
-            "(resample the label map onto the image, with nearest-neighbour interpolation)",
+            f"({_fix_of_size(image, label)})",
         )
-    if not (image.spacing_known and label.spacing_known):
+    if not know_places(image, label):
         return GridAgreement(verdict="same", distance_voxels=0.0)
     distance = corner_distance(image, label)
     if distance <= ACCEPTED_VOXELS + _ROUNDING:
@@ -57,7 +59,19 @@ def compare(image: ImageGeometry, label: ImageGeometry) -> GridAgreement:
             distance_voxels=distance,
             message=f"{where}; the label map is taken onto the image's grid",
         )
-    return GridAgreement(verdict="refuse", distance_voxels=distance, message=f"{where}{_fix(image, label)}")
+    turned = closest_ras(image.world_from_index) != closest_ras(label.world_from_index)
+    why = ", because their axes run in other directions" if turned else ""
+    return GridAgreement(
+        verdict="refuse",
+        distance_voxels=distance,
+        message=f"{where}{why}; they must share one grid ({_DRAWS_BOTH}; {_REGRIDS}; where only the label map's "
+        "header is wrong, '--fix header' writes its voxels under the image's header)",
+    )
+
+
+def know_places(image: ImageGeometry, label: ImageGeometry) -> bool:
+    """Whether both files say where in one world their voxels lie."""
+    return image.spacing_known and label.spacing_known and len(image.shape) == len(label.shape)
 
 
 def corner_distance(image: ImageGeometry, label: ImageGeometry) -> float:
@@ -94,19 +108,12 @@ def closest_ras(
     return best, tuple(bool(cosines[w, a] < 0) for w, a in zip(wanted, best, strict=True))
 
 
-def _fix(image: ImageGeometry, label: ImageGeometry) -> str:
-    if closest_ras(image.world_from_index) != closest_ras(label.world_from_index):
-        return (
-            ", because their axes run in other directions; they must share one grid (reorient the label "
-            "map with "
-            "its header to the image's orientation, or resample it with nearest-neighbour interpolation)"
-        )
-    return (
-        "; they must share one grid (if their voxels do match one to one, copy the image's header: "
-        "write_label_map(fixed, read_label(label)[0], read_geometry(image)) of scantling.data.image_io; "
-        "otherwise "
-        "resample the label map onto the image, with nearest-neighbour interpolation)"
-    )
+def _fix_of_size(image: ImageGeometry, label: ImageGeometry) -> str:
+    if len(image.shape) != len(label.shape):
+        return "export the label map as a file with the image's axes"
+    if know_places(image, label):
+        return f"{_DRAWS_BOTH}; {_REGRIDS}"
+    return f"{_DRAWS_BOTH}; these files do not say where they lie, so export the label map at the image's size"
 
 
 def _size(geometry: ImageGeometry) -> str:

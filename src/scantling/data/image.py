@@ -57,6 +57,12 @@ class MedicalImage:
     notes: tuple[str, ...] = ()
 
 
+def not_finite_note(array: Shaped[np.ndarray, "channel *spatial"]) -> tuple[str, ...]:
+    """A sentence if voxels are NaN or infinite."""
+    bad = int(array.size - np.isfinite(array).sum()) if array.dtype.kind == "f" else 0
+    return (f"{bad} of its {array.size} voxels are NaN or infinite",) if bad else ()
+
+
 def picture_geometry(shape: tuple[int, ...], file_type: FileType) -> ImageGeometry:
     """The grid of a file that knows neither spacing nor patient: 1 mm a pixel, spacing unknown."""
     return ImageGeometry(

@@ -117,8 +117,7 @@ def read_label(path: Path) -> tuple[Integer[np.ndarray, "*spatial"], ImageGeomet
     channels = image.array.shape[0]
     if channels != 1:
         raise DataError(
-            f"{path}: its {channels} channels differ; wanted one whole number per pixel, so save a grey "
-            "or palette "
+            f"{path}: its {channels} channels differ; wanted one whole number per pixel, so save a grey or palette "
             "picture, or one volume, with one number for each class",
             code="E-IMG-07",
         )
@@ -135,7 +134,7 @@ def write_label_map(path: Path, label_map: Integer[np.ndarray, "*spatial"], geom
         DataError: another size than the grid's, or values the file type cannot hold.
     """
     low, high = (int(label_map.min()), int(label_map.max())) if label_map.size else (0, 0)
-    _write(path, label_map.astype(_smallest_type(path, low, high))[None], geometry)
+    _write(path, label_map.astype(_smallest_type(path, low, high), copy=False)[None], geometry)
 
 
 def write_scalar_map(
@@ -149,7 +148,7 @@ def write_scalar_map(
         DataError: another size than the grid's, or a file type that cannot hold the array.
     """
     stacked = values[None] if values.ndim == len(geometry.shape) else values
-    _write(path, stacked.astype(np.float32), geometry)
+    _write(path, stacked.astype(np.float32, copy=False), geometry)
 
 
 def read_scalar_map(path: Path, *, dimensions: int) -> Num[np.ndarray, "map *spatial"]:
@@ -212,10 +211,8 @@ def _whole_numbers(path: Path, array: Shaped[np.ndarray, "*spatial"]) -> Integer
     if wrong.any():
         where = tuple(int(i) for i in np.argwhere(wrong)[0])
         raise DataError(
-            f"{path}: label map holds {float(array[where]):.4g} at index {where}, and {int(wrong.sum())} "
-            "such values "
-            "in all; labels must be whole numbers within 0.01, so threshold probabilities, and resample "
-            "labels "
+            f"{path}: label map holds {float(array[where]):.4g} at index {where}, and {int(wrong.sum())} such values "
+            "in all; labels must be whole numbers within 0.01, so threshold probabilities, and resample labels "
             "with nearest-neighbour interpolation",
             code="E-IMG-07",
         )

@@ -57,8 +57,7 @@ def refuse_false_claim(
         raise DataError(f"{path}: {sizes}, which is impossible; the header is damaged or made up", code="E-IMG-05")
     if claimed > bomb_bytes and claimed > bomb_ratio * stored:
         raise DataError(
-            f"{path}: {sizes}, which only a constant image or a decompression bomb does; if it is an "
-            "honest one, "
+            f"{path}: {sizes}, which only a constant image or a decompression bomb does; if it is an honest one, "
             "store it in a smaller type (uint8) or crop it",
             code="E-IMG-05",
         )

@@ -23,6 +23,7 @@ __all__ = ["Inspection", "check_lock", "inspect_dataset", "label_table", "write_
 
 _MISFIT = "E-DAT-02"
 """Axes or channels other than those of most cases: such a case cannot be trained with the others."""
+_MOST_NAMED = 6
 _FORMATS = {"nifti": "NIfTI", "png": "PNG", "jpeg": "JPEG", "tiff": "TIFF"}
 
 
@@ -37,6 +38,7 @@ class Inspection:
         duplicates: groups of cases with the same voxels.
         voxels_read: whether files were read whole, and not their headers only.
         seconds: how long it took.
+        pictures, copies: files that were written afterwards: of label maps that do not fit their image.
     """
 
     manifest: Manifest
@@ -45,6 +47,8 @@ class Inspection:
     duplicates: tuple[tuple[str, ...], ...]
     voxels_read: bool
     seconds: float
+    pictures: tuple[Path, ...] = ()
+    copies: tuple[Path, ...] = ()
 
     @cached_property
     def usable(self) -> Manifest:
@@ -77,14 +81,21 @@ class Inspection:
             f"({_format(self)}; layout {manifest.layout})",
             f"Labels: {_label_kinds(manifest)}   classes: {', '.join(manifest.classes.foreground) or 'none'}",
             f"Stored values: {_label_table_text(manifest.classes)}, anything else -> unknown",
+            *_looked_for(manifest),
         ]
         sites = Counter(case.site for case in manifest.cases if case.site)
         raters = Counter(a.rater for case in manifest.cases for a in case.annotations if a.rater)
         for what, counted in (("Sites", sites), ("Raters", raters)):
             if counted:
                 lines.append(f"{what}: {', '.join(f'{name} {n}' for name, n in counted.most_common(8))}")
+        if not self.voxels_read:
+            lines.append("Headers only: damage beyond them, stored values and copies were not looked for")
         lines.extend(_problem_lines(self.problems))
-        lines.extend(f"Note: {note}" for note in manifest.notes)
+        if self.pictures:
+            lines.append(f"Pictures of label maps that do not fit: {_listed_files(self.pictures)}")
+        if self.copies:
+            lines.append(f"Corrected copies, to be put in the place of the originals: {_listed_files(self.copies)}")
+        lines.extend(f"Note: {note}" for note in (*manifest.notes, *_several_of_a_kind(manifest)))
         lines.extend(_reader_notes(self.findings))
         return lines
 
@@ -105,6 +116,8 @@ class Inspection:
             ],
             "duplicates": [list(group) for group in self.duplicates],
             "problems": [vars(problem) for problem in self.problems],
+            "pictures": [path.as_posix() for path in self.pictures],
+            "copies": [path.as_posix() for path in self.copies],
             "notes": list(self.manifest.notes),
         }
 
@@ -147,9 +160,9 @@ def _set_problems(manifest: Manifest, findings: Sequence[CaseFinding]) -> Iterat
         yield Problem(case_id="", severity="error", code="E-DAT-01", message=message)
         return
     axes = {finding.case_id: len(finding.geometry.shape) for finding in usable if finding.geometry is not None}
-    yield from _minority(axes, "axes", "pictures and volumes cannot be trained together, so keep one kind")
+    yield from _minority(axes, "axis", "pictures and volumes cannot be trained together, so keep one kind")
     channels = {finding.case_id: finding.channels for finding in usable if finding.channels}
-    yield from _minority(channels, "channels", "every case needs the same, so convert the others")
+    yield from _minority(channels, "channel", "every case needs the same, so convert the others")
     labels = [label for finding in usable for label in finding.labels if label.class_voxels]
     for name in manifest.classes.foreground if labels else ():
         if not any(label.class_voxels[name] for label in labels):
@@ -158,13 +171,15 @@ def _set_problems(manifest: Manifest, findings: Sequence[CaseFinding]) -> Iterat
 
 
 def _minority(counts: dict[str, int], what: str, fix: str) -> Iterator[Problem]:
+    """An error for each case with another count than most cases; of equally many the first count is the usual."""
     tally = Counter(counts.values())
     if len(tally) < 2:
         return
     usual = tally.most_common(1)[0][0]
+    others = "1 case has" if tally[usual] == 1 else f"{tally[usual]} cases have"
     for case, count in counts.items():
         if count != usual:
-            message = f"case {case}: {count} {what}, but {tally[usual]} cases have {usual}; {fix}"
+            message = f"case {case}: {_number(count, what)}, but {others} {usual}; {fix}"
             yield Problem(case_id=case, severity="error", code=_MISFIT, message=message)
 
 
@@ -189,12 +204,37 @@ def _label_kinds(manifest: Manifest) -> str:
     return ", ".join(f"{n} {kind}" for kind, n in counts.items() if n or kind in ("full", "none"))
 
 
+def _looked_for(manifest: Manifest) -> Iterator[str]:
+    """In how many label files each class was looked for, where it is not all of them."""
+    annotations = [annotation for case in manifest.cases for annotation in case.annotations]
+    names = manifest.classes.foreground
+    counts = {name: sum(a.annotated is None or name in a.annotated for a in annotations) for name in names}
+    if any(n < len(annotations) for n in counts.values()):
+        listed = ", ".join(f"{name} {n}" for name, n in counts.items())
+        yield f"Looked for: {listed}, in {_number(len(annotations), 'label file')}"
+
+
+def _several_of_a_kind(manifest: Manifest) -> Iterator[str]:
+    """A sentence for each label kind of which a case has several label maps, because only the first is used."""
+    for kind in LABEL_KINDS:
+        doubled = [case for case in manifest.cases if sum(a.kind == kind for a in case.annotations) > 1]
+        if doubled:
+            first = next(a for a in doubled[0].annotations if a.kind == kind)
+            whose = f" ({first.rater}'s)" if first.rater else ""
+            has = "1 case has" if len(doubled) == 1 else f"{len(doubled)} cases have"
+            yield (
+                f"{has} several label maps of kind {kind}, of which the first is used, as {first.path.name}{whose} in "
+                f"case {doubled[0].case_id}; reorder the rows of the table for another"
+            )
+
+
 def _patients(manifest: Manifest) -> int:
     return len({case.patient_id for case in manifest.cases})
 
 
 def _number(n: int, noun: str) -> str:
-    return f"{n} {noun}{'' if n == 1 else 's'}"
+    plural = {"axis": "axes"}.get(noun, f"{noun}s")
+    return f"{n} {noun if n == 1 else plural}"
 
 
 def _problem_lines(problems: Sequence[Problem]) -> Iterator[str]:
@@ -209,18 +249,29 @@ def _problem_lines(problems: Sequence[Problem]) -> Iterator[str]:
     for problem in sorted(problems, key=lambda problem: order.index(problem.severity)):
         by_code.setdefault((problem.severity, problem.code), []).append(problem)
     for (severity, code), group in by_code.items():
-        more = f" (and {len(group) - 1} more like it)" if len(group) > 1 else ""
-        yield f"  {severity} {group[0].message} [{code}]{more}"
+        yield f"  {severity} {group[0].message} [{code}]{_more([problem.case_id for problem in group])}"
+
+
+def _listed_files(paths: Sequence[Path]) -> str:
+    return str(paths[0]) + (f" (and {len(paths) - 1} more there)" if len(paths) > 1 else "")
 
 
 def _reader_notes(findings: Sequence[CaseFinding]) -> Iterator[str]:
     """What the readers decided for themselves; notes that differ in numbers only are one line."""
-    alike: dict[str, list[str]] = {}
+    alike: dict[str, list[tuple[str, str]]] = {}
     for finding in findings:
         for note in finding.notes:
-            alike.setdefault(re.sub(r"[\d.]+", "#", note), []).append(f"case {finding.case_id}: {note}")
+            alike.setdefault(re.sub(r"[\d.]+", "#", note), []).append((finding.case_id, note))
     for notes in alike.values():
-        yield f"Note: {notes[0]}" + (f" (and {len(notes) - 1} more like it)" if len(notes) > 1 else "")
+        (case_id, note), *_ = notes
+        yield f"Note: case {case_id}: {note}{_more([case_id for case_id, _ in notes])}"
+
+
+def _more(case_ids: Sequence[str]) -> str:
+    """How many more cases are alike, and the first of them."""
+    others = list(dict.fromkeys(case_id for case_id in case_ids[1:] if case_id))
+    named = f": {', '.join(others[:_MOST_NAMED])}{', ...' if len(others) > _MOST_NAMED else ''}" if others else ""
+    return f" (and {len(case_ids) - 1} more like it{named})" if len(case_ids) > 1 else ""
 
 
 def _case_json(case: Case, finding: CaseFinding, root: Path) -> dict[str, Any]:
@@ -254,4 +305,7 @@ def _case_json(case: Case, finding: CaseFinding, root: Path) -> dict[str, Any]:
 
 
 def _relative(path: Path, root: Path) -> str:
-    return Path(os.path.relpath(path, root)).as_posix()
+    try:
+        return Path(os.path.relpath(path, root)).as_posix()
+    except ValueError:  # another drive on Windows
+        return path.as_posix()

@@ -16,7 +16,7 @@ from scipy import ndimage
 from scantling.data.case import ClassTable, LabelKind
 from scantling.data.image_io import read_label
 from scantling.data.manifest import Problem
-from scantling.errors import DataError
+from scantling.errors import DataError, ResourceError
 
 MOST_VALUES: Final = 128
 """A label file with more values than this is an image or a soft mask (TotalSegmentator has 118)."""
@@ -64,7 +64,7 @@ class LabelScan:
         coverage: share of voxels that are not unknown.
         thin, whole_slices: whether what is known is thin lines, or whole slices among unknown ones.
         guessed: whether the unknown values were recognised and not given.
-        problem: why the file could not be read, else "".
+        problem: why the file cannot be used, else "".
     """
 
     path: Path
@@ -109,7 +109,7 @@ def scan_label(question: LabelQuestion) -> LabelScan:
     """One label file's values and how sparse it is."""
     try:
         stored, _ = read_label(question.path)
-    except DataError as error:
+    except (DataError, ResourceError) as error:
         return LabelScan(path=question.path, counts={}, problem=error.message, code=error.code)
     return describe_label(question, stored)
 
@@ -121,6 +121,8 @@ def describe_label(question: LabelQuestion, stored: Integer[np.ndarray, "*spatia
         _candidate(counts) if question.guess else ()
     )
     full = LabelScan(path=question.path, counts=counts)
+    if question.classes is None and len(counts) > MOST_VALUES:
+        return LabelScan(path=question.path, counts={}, code="E-LBL-03", problem=_too_many(question.path, counts))
     if not unknown:
         return full
     known = ~np.isin(stored, unknown)
@@ -140,20 +142,10 @@ def find_classes(scans: Iterable[LabelScan]) -> tuple[ClassTable, tuple[str, ...
 
     A single value becomes the class "foreground" (masks of 0 and 255, or 0 and 1), others are named by their
     number.
-
-    Raises:
-        DataError: a file holds more values than a label map can.
     """
     values: set[int] = set()
     unknown: set[int] = set()
     for scan in scans:
-        if len(scan.counts) > MOST_VALUES:
-            raise DataError(
-                f"{scan.path}: holds {len(scan.counts)} values, so it is an image or a soft mask and not a "
-                "label map "
-                f"of at most {MOST_VALUES} classes; threshold it, or list the classes in dataset.toml",
-                code="E-LBL-03",
-            )
         values.update(scan.counts)
         unknown.update(scan.unknown)
     unknown.update(value for value in values if value < 0)
@@ -187,7 +179,7 @@ def kind_notes(scans: Iterable[LabelScan], override: str) -> tuple[str, ...]:
 
 
 def unreadable_labels(scans: Iterable[LabelScan], case_of: Mapping[Path, str]) -> tuple[Problem, ...]:
-    """A problem for each label file that could not be read; its annotation is left out."""
+    """A problem for each label file that cannot be used; its annotation is left out."""
     return tuple(
         Problem(
             case_id=case_of[scan.path], severity="error", code=scan.code,
@@ -196,6 +188,13 @@ def unreadable_labels(scans: Iterable[LabelScan], case_of: Mapping[Path, str]) -
         for scan in scans
         if scan.problem
     )  # fmt: skip
+
+
+def _too_many(path: Path, counts: Mapping[int, int]) -> str:
+    return (
+        f"{path}: holds {len(counts)} values, so it is an image or a soft mask and not a label map of at most "
+        f"{MOST_VALUES} classes; threshold it, or list the classes in dataset.toml"
+    )
 
 
 def _candidate(counts: Mapping[int, int]) -> tuple[int, ...]:

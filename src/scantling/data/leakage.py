@@ -26,8 +26,7 @@ def leakage_problems(manifest: Manifest) -> tuple[Problem, ...]:
             case = next(case for case in manifest.cases if case.patient_id == patient)
             said = (
                 f"cases stand in {column} {' and '.join(values)}, so a score would be measured on a patient "
-                "that "
-                f"was trained on; correct the column {column}, or pass --set data.allow_leak=true"
+                f"that was trained on; correct the column {column}, or pass --set data.allow_leak=true"
             )
             message = f"patient {patient}: {said}"
             problems.append(Problem(case_id=case.case_id, severity="error", code="E-LEAK-01", message=message))

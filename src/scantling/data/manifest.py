@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -42,10 +41,6 @@ class Manifest:
     modality: str = ""
     problems: tuple[Problem, ...] = ()
     notes: tuple[str, ...] = ()
-
-    def filter(self, keep: Callable[[Case], bool]) -> Manifest:
-        """The same data set with only some cases."""
-        return replace(self, cases=tuple(case for case in self.cases if keep(case)))
 
     def labelled(self, kinds: tuple[LabelKind, ...]) -> tuple[Case, ...]:
         """Cases that have an annotation of one of these kinds."""

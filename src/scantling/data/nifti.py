@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -11,7 +10,7 @@ from typing import BinaryIO, Final
 import numpy as np
 from jaxtyping import Shaped, UInt8
 
-from scantling.data.image import ImageGeometry, MedicalImage
+from scantling.data.image import ImageGeometry, MedicalImage, not_finite_note
 from scantling.data.inflate import GZIP_MAGIC, PIECE, damaged, gunzip, refuse_false_claim
 from scantling.data.nifti_geometry import geometry_of
 from scantling.data.nifti_header import HEAD_BYTES, NiftiHeader, parse_header, write_header
@@ -63,7 +62,7 @@ def read(path: Path, *, as_label: bool = False) -> MedicalImage:
         buffer = _fill(path, header, start, pieces)
     stored: Shaped[np.ndarray, "..."] = buffer[header.offset :].view(header.dtype)
     array = _scaled(stored.reshape(header.channels, *header.shape), header)
-    notes = (*_suffix_notes(path, is_packed=is_packed), *header.notes, *notes, *_value_notes(array))
+    notes = (*_suffix_notes(path, is_packed=is_packed), *header.notes, *notes, *not_finite_note(array))
     return MedicalImage(array=array, geometry=geometry, notes=notes)
 
 
@@ -165,11 +164,3 @@ def _suffix_notes(path: Path, *, is_packed: bool) -> tuple[str, ...]:
     if is_packed == path.name.lower().endswith(".gz"):
         return ()
     return (f"it is {'gzip-packed' if is_packed else 'not gzip-packed'} although its name ends in {path.suffix}",)
-
-
-def _value_notes(array: Shaped[np.ndarray, "channel *spatial"]) -> tuple[str, ...]:
-    if array.dtype.kind != "f":
-        return ()
-    finite = int(np.isfinite(array).sum())
-    count = math.prod(array.shape)
-    return () if finite == count else (f"{count - finite} of its {count} voxels are NaN or infinite",)

@@ -53,7 +53,7 @@ def geometry_of(path: Path, header: NiftiHeader) -> tuple[ImageGeometry, tuple[s
         raise GeometryError(
             f"{path}: the axes of its {name} do not span space (singular affine); write a valid "
             "sform into the header, or export the file again",
-            code="E-GEO-01",
+            code="E-GEO-03",
         )
     if np.abs(directions.T @ directions - np.eye(3)).max() > 1e-3:
         notes.append("its axes are sheared (gantry tilt?); spacing is measured along them, the shear is kept")
@@ -147,7 +147,7 @@ def _require_finite(path: Path, affine: Float64[np.ndarray, "4 4"], name: str) -
         raise GeometryError(
             f"{path}: its {name} holds values that are no numbers; write a valid sform into the "
             "header, or export the file again",
-            code="E-GEO-01",
+            code="E-GEO-03",
         )
     return affine
 
@@ -198,8 +198,7 @@ def _require_spacing(
         said = " x ".join(f"{size:g}" for size in signed)
         raise GeometryError(
             f"{path}: its {name} gives the voxel size {said} mm; wanted "
-            "wanted "
             f"lengths between {low:g} and {high:g} mm, so correct the header or export the file again",
-            code="E-GEO-01",
+            code="E-GEO-03",
         )
     return spacing

@@ -41,7 +41,6 @@ _REFUSED: Final = {
     0: "of unknown type", 1: "bits", 32: "complex numbers", 128: "RGB colours", 1536: "128-bit floats",
     1792: "complex numbers", 2048: "complex numbers", 2304: "RGBA colours",
 }  # fmt: skip
-_UNITS_MM: Final = {1: ("metres", 1000.0), 3: ("micrometres", 0.001)}
 
 
 @dataclass(frozen=True, kw_only=True)

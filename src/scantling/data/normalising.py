@@ -5,6 +5,8 @@ Normalising is a linear map of the (clipped) stored values, so that integers can
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -21,6 +23,8 @@ _SMALLEST_STD: Final = 1e-30
 """Below it the scale would leave float32; such an image counts as constant."""
 _STEPS: Final = 65_534
 """Levels of the int16 quantisation; half a step is 8e-6 of the range."""
+_BLOCK_VOXELS: Final = 2**19
+"""Voxels that are float64 at one time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +37,10 @@ class LinearChannel:
 
     def values(self) -> Float[np.ndarray, "*spatial"]:
         """The normalised values, float32."""
-        return (self.stored.astype(np.float64) * self.scale + self.offset).astype(np.float32)
+        result = np.empty(self.stored.shape, dtype=np.float32)
+        for rows in _blocks(self.stored.shape):
+            result[rows] = self.stored[rows].astype(np.float64) * self.scale + self.offset
+        return result
 
 
 def normalise(channel: Num[np.ndarray, "*spatial"], plan: IntensityPlan) -> LinearChannel:
@@ -55,7 +62,7 @@ def normalise(channel: Num[np.ndarray, "*spatial"], plan: IntensityPlan) -> Line
     counted = _counted(channel, plan)
     if counted.size == 0 or counted.min() == counted.max():
         return LinearChannel(stored=channel, scale=0.0, offset=0.0)
-    mean, std = float(counted.mean(dtype=np.float64)), float(counted.std(dtype=np.float64))
+    mean, std = _mean_and_std(counted)
     if std < _SMALLEST_STD:
         return LinearChannel(stored=channel, scale=0.0, offset=0.0)
     return LinearChannel(stored=channel, scale=1.0 / std, offset=-mean / std)
@@ -67,8 +74,10 @@ def quantise(values: Float[np.ndarray, "*spatial"]) -> LinearChannel:
     middle, step = (low + high) / 2.0, (high - low) / _STEPS
     if step == 0.0:
         return LinearChannel(stored=np.zeros(values.shape, dtype=np.int16), scale=0.0, offset=low)
-    stored = np.rint((values.astype(np.float64) - middle) / step)
-    return LinearChannel(stored=np.clip(stored, -32_767, 32_767).astype(np.int16), scale=step, offset=middle)
+    stored = np.empty(values.shape, dtype=np.int16)
+    for rows in _blocks(values.shape):
+        stored[rows] = np.clip(np.rint((values[rows].astype(np.float64) - middle) / step), -32_767, 32_767)
+    return LinearChannel(stored=stored, scale=step, offset=middle)
 
 
 def small_integers(channel: LinearChannel) -> LinearChannel | None:
@@ -124,7 +133,20 @@ def common_type(channels: list[LinearChannel]) -> np.dtype[np.generic] | None:
 
 
 def _counted(channel: Num[np.ndarray, "*spatial"], plan: IntensityPlan) -> Num[np.ndarray, "*voxel"]:
-    return channel[channel != 0] if plan.nonzero_only else channel.reshape(-1)
+    return channel[channel != 0] if plan.nonzero_only else channel
+
+
+def _mean_and_std(values: Num[np.ndarray, "*voxel"]) -> tuple[float, float]:
+    """Over all voxels, in float64, block by block."""
+    mean = sum(float(values[rows].sum(dtype=np.float64)) for rows in _blocks(values.shape)) / values.size
+    squares = (np.square(np.subtract(values[rows], mean, dtype=np.float64)) for rows in _blocks(values.shape))
+    return mean, math.sqrt(sum(float(block.sum()) for block in squares) / values.size)
+
+
+def _blocks(shape: tuple[int, ...]) -> Iterator[slice]:
+    """Ranges of the first axis that hold about `_BLOCK_VOXELS` each."""
+    step = max(1, _BLOCK_VOXELS // max(1, math.prod(shape[1:])))
+    return (slice(start, start + step) for start in range(0, shape[0], step))
 
 
 def _clip(channel: Num[np.ndarray, "*spatial"], low: float | None, high: float | None) -> Num[np.ndarray, "*spatial"]:
@@ -134,5 +156,5 @@ def _clip(channel: Num[np.ndarray, "*spatial"], low: float | None, high: float |
         limits = np.iinfo(channel.dtype)
         low = limits.min if low is None else min(max(round(low), limits.min), limits.max)
         high = limits.max if high is None else min(max(round(high), limits.min), limits.max)
-    clipped: Num[np.ndarray, "*spatial"] = np.clip(channel, low, high).astype(channel.dtype)
+    clipped: Num[np.ndarray, "*spatial"] = np.clip(channel, low, high).astype(channel.dtype, copy=False)
     return clipped

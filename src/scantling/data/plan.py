@@ -6,11 +6,16 @@ preparation of training.
 
 from __future__ import annotations
 
-from typing import Literal
+import math
+from typing import Any, Final, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from scantling.config import Config
+from scantling.data.case import ClassTable
+from scantling.errors import ConfigError
+
+SCHEMA_VERSION: Final = 1
 
 
 class ClassPlan(Config):
@@ -19,6 +24,15 @@ class ClassPlan(Config):
     names: tuple[str, ...]
     stored: tuple[tuple[int, ...], ...]
 
+    @field_validator("stored")
+    @classmethod
+    def _is_a_class_table(cls, value: tuple[tuple[int, ...], ...], info: Any) -> tuple[tuple[int, ...], ...]:
+        try:
+            ClassTable(names=info.data.get("names", ()), stored=value)
+        except ConfigError as error:
+            raise ValueError(error.message) from None
+        return value
+
 
 class IntensityPlan(Config):
     """How one channel's values become numbers near [-3, 3].
@@ -26,17 +40,18 @@ class IntensityPlan(Config):
     `zscore`: minus mean, over standard deviation of the image's own voxels (of the non-zero ones if
     `nonzero_only`). `percentile`: clip to the image's own percentiles `low_percentile..high_percentile`, then
     z-score. `window`: clip to `low..high` (Hounsfield units, from foreground statistics of the training set),
-    then minus `mean`, over `std`. `range`: divide by `high` (8-bit and 16-bit photographs), then z-score.
+    then minus `mean`, over `std`. `range`: divide by `high` (photographs), then minus `mean`, over `std` where
+    the plan names them, else z-score.
     """
 
     scheme: Literal["zscore", "percentile", "window", "range"]
     nonzero_only: bool = False
-    low_percentile: float = 0.5
-    high_percentile: float = 99.5
+    low_percentile: float = Field(default=0.5, ge=0, le=100)
+    high_percentile: float = Field(default=99.5, ge=0, le=100)
     low: float | None = None
     high: float | None = None
     mean: float | None = None
-    std: float | None = None
+    std: float | None = Field(default=None, gt=0)
 
 
 class NetworkPlan(Config):
@@ -72,7 +87,7 @@ class Plan(Config):
         reasons: one sentence for each decision, for people.
     """
 
-    schema_version: int = 1
+    schema_version: int = SCHEMA_VERSION
     dataset: str
     modality: str = ""
     image_axes: Literal[2, 3]
@@ -88,3 +103,57 @@ class Plan(Config):
     network: NetworkPlan
     mirror_axes: tuple[int, ...] = ()
     reasons: dict[str, str] = Field(default_factory=dict)
+
+    @field_validator("schema_version")
+    @classmethod
+    def _is_of_this_release(cls, value: int) -> int:
+        if value > SCHEMA_VERSION:
+            raise ValueError("written by a newer release; update scantling to read it")
+        return value
+
+    @field_validator("dimensions")
+    @classmethod
+    def _has_as_many_axes(cls, value: int, info: Any) -> int:
+        if value > info.data.get("image_axes", value):
+            raise ValueError("the images are pictures of 2 axes")
+        return value
+
+    @field_validator("axis_order")
+    @classmethod
+    def _names_each_axis_once(cls, value: tuple[int, ...], info: Any) -> tuple[int, ...]:
+        axes = info.data.get("image_axes", len(value))
+        if sorted(value) != list(range(axes)):
+            raise ValueError(f"wanted each axis from 0 to {axes - 1} once")
+        return value
+
+    @field_validator("spacing_mm")
+    @classmethod
+    def _is_a_length_per_axis(cls, value: tuple[float | None, ...], info: Any) -> tuple[float | None, ...]:
+        axes = info.data.get("image_axes", len(value))
+        if len(value) != axes or not all(mm is None or 0 < mm < math.inf for mm in value):
+            raise ValueError(f"wanted {axes} lengths above 0 mm, or null to keep each image's own")
+        return value
+
+    @field_validator("patch_size")
+    @classmethod
+    def _is_a_size_per_axis(cls, value: tuple[int, ...], info: Any) -> tuple[int, ...]:
+        dimensions = info.data.get("dimensions", len(value))
+        if len(value) != dimensions or min(value, default=0) < 1:
+            raise ValueError(f"wanted {dimensions} whole numbers above 0")
+        return value
+
+    @field_validator("intensities")
+    @classmethod
+    def _is_one_per_channel(cls, value: tuple[IntensityPlan, ...], info: Any) -> tuple[IntensityPlan, ...]:
+        channels = info.data.get("channels", value)
+        if len(value) != len(channels):
+            raise ValueError(f"wanted one for each of the {len(channels)} channels")
+        return value
+
+    @field_validator("mirror_axes")
+    @classmethod
+    def _are_axes_of_the_patch(cls, value: tuple[int, ...], info: Any) -> tuple[int, ...]:
+        dimensions = info.data.get("dimensions", 3)
+        if not set(value) <= set(range(dimensions)):
+            raise ValueError(f"wanted axes of the patch, from 0 to {dimensions - 1}")
+        return value

@@ -67,7 +67,9 @@ def derive_plan(
     reasons["dimensions"] = _why_dimensions(fingerprint, forced=dimensions)
     target = _spacing(fingerprint, chosen, device_kind, spacing_mm, reasons)
     sides = _prepared_sides(fingerprint, target)
-    own_spacing = [mm if wanted is None else wanted for mm, wanted in zip(_own(fingerprint), target, strict=True)]
+    own_spacing = [
+        mm if wanted is None else wanted for mm, wanted in zip(fingerprint.median_spacing_mm, target, strict=True)
+    ]
     extents = list(fingerprint.foreground_extent_mm) or None
     slices = chosen < fingerprint.image_axes
     axes = slice(1, None) if slices else slice(None)
@@ -190,10 +192,6 @@ def _prepared_sides(facts: Fingerprint, target: Sequence[float | None]) -> list[
         for shape, own in zip(facts.shapes, facts.spacings_mm, strict=True)
     ]
     return [math.ceil(side - 0.01) for side in np.median(sides, axis=0)]
-
-
-def _own(facts: Fingerprint) -> tuple[float, ...]:
-    return facts.median_spacing_mm
 
 
 def _intensity(facts: ChannelFacts, fingerprint: Fingerprint, reasons: dict[str, str]) -> IntensityPlan:

@@ -20,10 +20,10 @@ from scantling.data.image import ImageGeometry, MedicalImage
 from scantling.data.image_io import read_label
 from scantling.data.normalising import LinearChannel, common_type, normalise, quantise, small_integers
 from scantling.data.plan import ClassPlan, Plan
-from scantling.data.resampling import largest_of, resample, resample_labels
+from scantling.data.resampling import axis_matrices, multiply_axes, resample, resample_labels
 from scantling.errors import GeometryError, PlanMismatch
 
-PREPARATION_VERSION: Final = 1
+PREPARATION_VERSION: Final = 2
 """Raised whenever the same input would be prepared differently; part of every key of the store."""
 _SAME_GRID: Final = 0.01
 """A spacing within 1 % of the target is kept: resampling would only blur."""
@@ -137,10 +137,11 @@ def prepare_image(channels: Sequence[MedicalImage], plan: Plan) -> PreparedImage
     grid = prepared_grid(channels[0].geometry, plan)
     arrays = channel_arrays(channels, len(plan.intensities))
     prepared: list[LinearChannel] = []
+    to_grid = axis_matrices(grid.turned_shape, grid.shape, "cubic")
     for array, intensity in zip(arrays, plan.intensities, strict=True):
         channel = normalise(turn(array, grid), intensity)
         if grid.shape != grid.turned_shape:
-            channel = quantise(resample(channel.values(), grid.shape, "cubic"))
+            channel = quantise(multiply_axes(channel.values(), to_grid))
         prepared.append(channel)
     dtype = common_type(prepared)
     if dtype is None:
@@ -149,8 +150,11 @@ def prepare_image(channels: Sequence[MedicalImage], plan: Plan) -> PreparedImage
     if dtype is None:  # uint16 beside int16
         prepared = [quantise(channel.values()) for channel in prepared]
         dtype = np.dtype(np.int16)
+    array = np.empty((len(prepared), *grid.shape), dtype=dtype)
+    for result, channel in zip(array, prepared, strict=True):
+        result[...] = channel.stored
     return PreparedImage(
-        array=np.stack([channel.stored.astype(dtype) for channel in prepared]),
+        array=array,
         scale=tuple(channel.scale for channel in prepared),
         offset=tuple(channel.offset for channel in prepared),
         grid=grid,
@@ -217,11 +221,6 @@ def restore_probs(
 ) -> Float[np.ndarray, "klass *source"]:
     """Class probabilities (or any maps) back on the source's own grid, linearly interpolated."""
     return np.stack([unturn(resample(scores, grid.turned_shape, "linear"), grid) for scores in probs])
-
-
-def restore_argmax(probs: Float[np.ndarray, "klass *prepared"], grid: PreparedGrid) -> Int[np.ndarray, "*source"]:
-    """The most probable class on the source's own grid, holding one class at source resolution at a time."""
-    return unturn(largest_of(probs, grid.turned_shape), grid)
 
 
 def turn(array: Shaped[np.ndarray, "*source"], grid: PreparedGrid) -> Shaped[np.ndarray, "*turned"]:

@@ -11,7 +11,7 @@ import tifffile
 from jaxtyping import Shaped
 from PIL import Image
 
-from scantling.data.image import FileType, ImageGeometry, MedicalImage, picture_geometry
+from scantling.data.image import FileType, ImageGeometry, MedicalImage, not_finite_note, picture_geometry
 from scantling.data.inflate import blaming, damaged
 from scantling.data.raster_structure import (
     JPEG_MAGIC,
@@ -80,8 +80,7 @@ def read(path: Path, *, as_label: bool = False) -> MedicalImage:
         notes.append("its three colour channels are equal; it is read as one grey channel")
     if kind != _SUFFIX_TYPES.get(path.suffix.lower()):
         notes.append(f"it is a {kind.upper()} although its name ends in {path.suffix}")
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        notes.append(f"{int((~np.isfinite(array)).sum())} of its {array.size} pixels are NaN or infinite")
+    notes += not_finite_note(array)
     array = np.array(array, dtype=array.dtype.newbyteorder("="), order="C")  # Pillow lends read-only memory
     return MedicalImage(array=array, geometry=picture_geometry(array.shape[1:], kind), notes=tuple(notes))
 

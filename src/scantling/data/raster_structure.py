@@ -66,8 +66,7 @@ def require_size(path: Path, size: PictureSize, *, stored: int) -> None:
     )
     if pixels > PIXEL_LIMIT:
         raise DataError(
-            f"{path}: {size.height} x {size.width} are more than {PIXEL_LIMIT // 10**6} million pixels; "
-            "crop it, "
+            f"{path}: {size.height} x {size.width} are more than {PIXEL_LIMIT // 10**6} million pixels; crop it, "
             "or store it at a lower resolution",
             code="E-IMG-05",
         )

@@ -7,11 +7,12 @@ anti-aliasing; at the borders the weights are cut off and made to sum to one aga
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Final, Literal
 
 import numpy as np
-from jaxtyping import Float, Int, Integer, Num, Shaped
+from jaxtyping import Float, Integer, Num, Shaped
 
 from scantling.data.case import IGNORE
 
@@ -40,11 +41,29 @@ def interpolation_matrix(n_in: int, n_out: int, kernel: Kernel) -> Float[np.ndar
 
 def resample(array: Num[np.ndarray, "*source"], shape: tuple[int, ...], kernel: Kernel) -> Float[np.ndarray, "*target"]:
     """`array` on a grid of `shape` over the same extent; axes of unchanged length are not touched."""
+    return multiply_axes(array, axis_matrices(array.shape, shape, kernel))
+
+
+def axis_matrices(
+    source: tuple[int, ...], target: tuple[int, ...], kernel: Kernel
+) -> list[Float[np.ndarray, "_ _"] | None]:
+    """What each axis is multiplied by to get from one shape to another; None for one that keeps its length."""
+    pairs = zip(source, target, strict=True)
+    return [None if n == m else interpolation_matrix(n, m, kernel) for n, m in pairs]
+
+
+def multiply_axes(
+    array: Num[np.ndarray, "*source"], matrices: Sequence[Float[np.ndarray, "_ _"] | None]
+) -> Float[np.ndarray, "*target"]:
+    """Every axis multiplied by its matrix `[out, in]`; None leaves an axis as it is.
+
+    An array that only this function knows is given up as soon as its first axis is done.
+    """
     result = np.ascontiguousarray(array, dtype=np.float32)
-    # axes that shrink most go first: less work for the others
-    for axis in sorted(range(len(shape)), key=lambda k: shape[k] / array.shape[k]):
-        if shape[axis] != array.shape[axis]:
-            result = _along_axis(result, axis, interpolation_matrix(array.shape[axis], shape[axis], kernel))
+    del array
+    used = [(len(matrix) / matrix.shape[1], axis, matrix) for axis, matrix in enumerate(matrices) if matrix is not None]
+    for _, axis, matrix in sorted(used, key=lambda each: each[0]):  # what shrinks most first: less work for the others
+        result = _along_axis(result, axis, matrix)
     return result
 
 
@@ -81,23 +100,6 @@ def resample_labels(
             np.copyto(best, score, where=wins)
     result[unknown] = IGNORE
     return result
-
-
-def largest_of(scores: Float[np.ndarray, "klass *source"], shape: tuple[int, ...]) -> Int[np.ndarray, "*target"]:
-    """Index of the largest class after linear resampling, one class at a time; ties: the lower index."""
-    dtype = np.int8 if len(scores) < 128 else np.int16
-    best = _on_grid(scores[0], shape).copy()
-    result = np.zeros(shape, dtype=dtype)
-    for k in range(1, len(scores)):
-        score = _on_grid(scores[k], shape)
-        wins = score > best
-        result[wins] = k
-        np.copyto(best, score, where=wins)
-    return result
-
-
-def _on_grid(score: Float[np.ndarray, "*source"], shape: tuple[int, ...]) -> Float[np.ndarray, "*target"]:
-    return score if score.shape == tuple(shape) else resample(score, shape, "linear")
 
 
 def _along_axis(

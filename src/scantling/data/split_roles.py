@@ -159,8 +159,7 @@ def _refuse_common_patients(train: Sequence[Case], test: Sequence[Case]) -> None
     common = sorted({case.patient_id for case in train} & {case.patient_id for case in test})
     if common:
         raise DataError(
-            f"patient {common[0]}: has cases in train_on and in test_on, as {len(common)} patients have, so "
-            "the "
+            f"patient {common[0]}: has cases in train_on and in test_on, as {len(common)} patients have, so the "
             "score would be measured on a patient that was trained on; leave train_on away to train on all "
             "other patients, or pass --set data.allow_leak=true",
             code="E-LEAK-01",

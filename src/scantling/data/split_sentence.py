@@ -32,8 +32,7 @@ def split_sentence(facts: SplitFacts) -> str:
     """The validation scheme for people, with the number of cases and patients of each part."""
     if not facts.train and not facts.heldout:
         return (
-            f"No training case has a label of kind {' or '.join(facts.kinds)}: nothing can be trained with "
-            "labels "
+            f"No training case has a label of kind {' or '.join(facts.kinds)}: nothing can be trained with labels "
             f"and no Dice can be given; the {facts.n_images} images can only be learnt from without labels."
         )
     return f"{_who_is_scored(facts)}; {_who_teaches(facts)}; {_who_chooses(facts)}."

@@ -1,9 +1,11 @@
 """Prepared cases on disk, each under a key made from everything that went into it.
 
-`entries/<key>/` holds `image.npy`, `label.npy` and `points.npy` (memory-mapped when read) and `meta.json`
-with the SHA-256 of each. The key is the SHA-256 of the preparation's version, the plan's fields that matter,
-the content of the files and the annotation's settings: whatever changes, the key changes; what is unchanged
-is never made again. An entry appears by one rename, so two processes may prepare the same case at once.
+`entries/<key>/` holds image, label map and points of each class, and `meta.json` with the SHA-256 of each. Image
+and label map are `.npy` files that are memory-mapped when read, or compressed ones for a set that is too large to
+stay in memory: the values are the same, and an entry is used in the form in which it is there. The key is the
+SHA-256 of the preparation's version, the plan's fields that matter, the content of the files and the annotation's
+settings: whatever changes, the key changes; what is unchanged is never made again. An entry appears by one rename,
+so two processes may prepare the same case at once.
 """
 
 from __future__ import annotations
@@ -11,30 +13,38 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import math
 import os
 import shutil
 import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
+
+import psutil
 
 import scantling
+from scantling.data import compact
 from scantling.data.case import Annotation, Case
+from scantling.data.image_io import read_geometry
 from scantling.data.manifest import Manifest
 from scantling.data.plan import Plan
-from scantling.data.prepare import PREPARATION_VERSION, annotated_classes
-from scantling.data.store_entry import PreparedCase, open_entry, write_entry
+from scantling.data.prepare import PREPARATION_VERSION, annotated_classes, prepared_grid
+from scantling.data.store_entry import Form, PreparedCase, open_entry, write_entry
 from scantling.errors import DataError, IntegrityError, ResourceError, ScantlingError
-from scantling.files import sha256_bytes, sha256_file
+from scantling.files import lack_of_space, one_at_a_time, sha256_bytes, sha256_file, write_errors
 
-__all__ = ["PreparedCase", "PreparedSet", "Store", "chosen_annotation", "entry_key"]
+__all__ = ["PreparedCase", "PreparedSet", "Store", "chosen_annotation", "chosen_form", "entry_key", "mapped_bytes"]
 
 _STALE_SECONDS: Final = 86_400.0
 _ATTEMPTS: Final = 4
 """Builds of one entry before the disk is blamed; another process may discard a damaged one meanwhile."""
+_COMFORTABLE: Final = 0.5
+"""Share of the free memory that a memory-mapped set may take: then its pages stay cached beside the training."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -43,7 +53,7 @@ class PreparedSet:
 
     Attributes:
         built, reused: how many entries were made now, and how many were there.
-        notes: one sentence for each damaged entry that was made again.
+        notes: one sentence for each damaged entry that was made again, and one on a set too large for memory.
     """
 
     cases: tuple[PreparedCase, ...]
@@ -71,11 +81,21 @@ class PreparedSet:
 
 
 class Store:
-    """A cache folder of prepared cases. Any number of plans and data sets may share one."""
+    """A cache folder of prepared cases. Any number of plans and data sets may share one.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        form: of entries made now: "map" is fastest to read while all of it fits into memory, "compact" takes less
+            than half the bytes (extra `compact`), "auto" is compact for a set that fits badly (`chosen_form`).
+        memory_bytes: what a set may count on; by default what is free now.
+    """
+
+    def __init__(
+        self, folder: Path, *, form: Literal["auto", "map", "compact"] = "auto", memory_bytes: int | None = None
+    ) -> None:
         self.folder = folder
         self.entries = folder / "entries"
+        self.form = form
+        self.memory_bytes = memory_bytes
 
     def prepare(
         self,
@@ -96,6 +116,7 @@ class Store:
         Raises:
             DataError: a file is unreadable, misfits the plan or its label; the message names the case.
             ResourceError: the disk is full.
+            ConfigError: the compact form is wanted, or is there, and its package is missing.
         """
         if manifest.classes.names != plan.classes.names:
             raise DataError(
@@ -103,13 +124,15 @@ class Store:
                 f"plan's are {', '.join(plan.classes.names)}; choose the plan's classes, or make a new plan",
                 code="E-PLN-03",
             )
-        self.entries.mkdir(parents=True, exist_ok=True)
+        with write_errors(self.folder):
+            self.entries.mkdir(parents=True, exist_ok=True)
         self._sweep()
         prepared: list[PreparedCase] = []
-        notes: list[str] = []
+        form, note = self._form(cases, plan)
+        notes = [note] if note else []
         built = 0
         with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
-            for case, new, note in pool.map(lambda case: self._one(case, plan), cases):
+            for case, new, note in pool.map(lambda case: self._one(case, plan, form), cases):
                 prepared.append(case)
                 built += new
                 notes += [note] if note else []
@@ -117,7 +140,13 @@ class Store:
                     progress(len(prepared), len(cases))
         return PreparedSet(cases=tuple(prepared), built=built, reused=len(prepared) - built, notes=tuple(notes))
 
-    def _one(self, case: Case, plan: Plan) -> tuple[PreparedCase, bool, str]:
+    def _form(self, cases: Sequence[Case], plan: Plan) -> tuple[Form, str]:
+        if self.form != "auto":
+            return self.form, ""
+        memory_bytes = int(psutil.virtual_memory().available) if self.memory_bytes is None else self.memory_bytes
+        return chosen_form(mapped_bytes(cases, plan), memory_bytes, can_compress=compact.is_available())
+
+    def _one(self, case: Case, plan: Plan, form: Form) -> tuple[PreparedCase, bool, str]:
         try:
             annotation = chosen_annotation(case, plan)
             folder = self.entries / entry_key(case, annotation, plan)
@@ -128,8 +157,8 @@ class Store:
                         return open_entry(folder, case, annotation, plan), built, note
                     except IntegrityError as error:
                         note = f"case {case.case_id}: its cached preparation was made again ({error.message})"
-                        self._discard(folder)
-                self._build(folder, case, annotation, plan)
+                        self._discard(folder, case, annotation, plan)
+                self._build(folder, case, annotation, plan, form)
                 built = True
             raise IntegrityError(
                 f"{folder}: what is written there does not come back unchanged; check the disk, or choose "
@@ -137,10 +166,9 @@ class Store:
                 code="E-CHK-03",
             )
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if reason := lack_of_space(error):
                 raise ResourceError(
-                    f"{self.folder}: the disk is full; free some space, or choose another cache folder",
-                    code="E-RES-01",
+                    f"{self.folder}: {reason}; free some space, or choose another cache folder", code="E-RES-01"
                 ) from error
             raise DataError(f"case {case.case_id}: cannot be read ({error})", code="E-DAT-01") from error
         except ScantlingError as error:
@@ -148,11 +176,11 @@ class Store:
                 raise
             raise type(error)(f"case {case.case_id}: {error.message}", code=error.code) from error
 
-    def _build(self, folder: Path, case: Case, annotation: Annotation | None, plan: Plan) -> None:
-        temporary = Path(tempfile.mkdtemp(prefix=".partial-", dir=self.folder))
-        temporary.chmod(0o755)  # other users may share the cache
+    def _build(self, folder: Path, case: Case, annotation: Annotation | None, plan: Plan, form: Form) -> None:
+        temporary = self.folder / f".partial-{uuid.uuid4().hex}"
+        temporary.mkdir()  # with the rights the umask gives, so that other users may share the cache, or may not
         try:
-            write_entry(temporary, case, annotation, plan, key=folder.name)
+            write_entry(temporary, case, annotation, plan, key=folder.name, form=form)
             try:
                 os.rename(temporary, folder)
             except OSError as error:
@@ -168,12 +196,16 @@ class Store:
                 if time.time() - left.stat().st_mtime > _STALE_SECONDS:
                     shutil.rmtree(left)
 
-    def _discard(self, folder: Path) -> None:
+    def _discard(self, folder: Path, case: Case, annotation: Annotation | None, plan: Plan) -> None:
+        """Remove a damaged entry, unless another process has put a whole one in its place meanwhile."""
         aside = Path(tempfile.mkdtemp(prefix=".damaged-", dir=self.folder))
         try:
-            os.rename(folder, aside / folder.name)
-        except FileNotFoundError:
-            pass  # another process has discarded it
+            with one_at_a_time(self.entries):
+                try:
+                    open_entry(folder, case, annotation, plan)
+                except IntegrityError:
+                    with contextlib.suppress(FileNotFoundError):  # another process has discarded it
+                        os.rename(folder, aside / folder.name)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
 
@@ -182,6 +214,39 @@ def chosen_annotation(case: Case, plan: Plan) -> Annotation | None:
     """The annotation of a case that the plan trains on; None where it has none of the plan's kinds."""
     annotation = case.annotation(plan.label_kinds)
     return None if annotation is None or annotation.kind == "none" else annotation
+
+
+def chosen_form(wanted_bytes: int, memory_bytes: int, *, can_compress: bool) -> tuple[Form, str]:
+    """The form for a set of prepared cases by its size, and a sentence where the size decides or should have.
+
+    Memory-mapped where all of it takes at most half of the memory, else compact where that can be had.
+
+    Args:
+        wanted_bytes: of the set when memory-mapped.
+        can_compress: whether the package for the compact form is installed.
+    """
+    if wanted_bytes <= _COMFORTABLE * memory_bytes:
+        return "map", ""
+    size = f"the prepared cases take {wanted_bytes / 2**30:.1f} GiB, memory has {memory_bytes / 2**30:.1f} GiB free"
+    if can_compress:
+        return "compact", f"{size}: they are kept compressed"
+    return (
+        "map",
+        f"{size}: reading them may wait for the disk; pip install 'scantling[compact]' to keep them compressed",
+    )
+
+
+def mapped_bytes(cases: Sequence[Case], plan: Plan) -> int:
+    """At most this many bytes hold the images (16 bits) and label maps (8 bits) of these cases, by their headers.
+
+    A file that cannot be read counts nothing here: preparing it says what is wrong.
+    """
+    total = 0
+    for case in cases:
+        with contextlib.suppress(ScantlingError, OSError):
+            voxels = math.prod(prepared_grid(read_geometry(case.images[0]), plan).shape)
+            total += voxels * (2 * len(plan.intensities) + (chosen_annotation(case, plan) is not None))
+    return total
 
 
 def entry_key(case: Case, annotation: Annotation | None, plan: Plan) -> str:

@@ -1,4 +1,4 @@
-"""One prepared case on disk: how it is written, verified, and seen again through memory maps."""
+"""One prepared case on disk: how it is written, verified, and seen again through memory maps or decompressed."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import base64
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Integer, Num
 
 from scantling.data.case import IGNORE, Annotation, Case, LabelKind
+from scantling.data.compact import SUFFIX, CompactArray, write_compact
 from scantling.data.image import ImageGeometry
 from scantling.data.image_io import read_image
 from scantling.data.plan import Plan
@@ -30,10 +31,16 @@ from scantling.seeding import numpy_generator
 POINTS_PER_CLASS: Final = 10_000
 """Voxels of each class kept as possible patch centres."""
 
+Form = Literal["map", "compact"]
+"""How images and label maps lie in an entry: raw, to be memory-mapped, or compressed in small blocks."""
+StoredArray = np.ndarray | CompactArray
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PreparedCase:
-    """One prepared case; arrays are mapped anew at each access, so thousands of cases hold no open file.
+    """One prepared case; arrays are mapped or opened anew at each access, so thousands of cases hold no open file.
+
+    An array that lies there compressed is indexed like any other and decompresses what the index touches.
 
     Attributes:
         scale, offset: per channel; `image * scale + offset` is the normalised value.
@@ -46,6 +53,7 @@ class PreparedCase:
     case_id: str
     patient_id: str
     folder: Path
+    form: Form
     scale: tuple[float, ...]
     offset: tuple[float, ...]
     grid: PreparedGrid
@@ -56,36 +64,47 @@ class PreparedCase:
     point_counts: tuple[int, ...]
 
     @property
-    def image(self) -> Num[np.ndarray, "channel *spatial"]:
+    def image(self) -> Num[StoredArray, "channel *spatial"]:
         """Stored intensities of all channels."""
-        image: Num[np.ndarray, "channel *spatial"] = _map(self.folder / "image.npy")
+        image: Num[StoredArray, "channel *spatial"] = _open(self.folder, "image", self.form)
         return image
 
     @property
-    def labels(self) -> Integer[np.ndarray, "*spatial"] | None:
+    def labels(self) -> Integer[StoredArray, "*spatial"] | None:
         """Class indices with IGNORE, or None where the case has no label of the chosen kind."""
-        return None if self.label_kind is None else _map(self.folder / "label.npy")
+        return None if self.label_kind is None else _open(self.folder, "label", self.form)
 
     def normalised(self) -> Float[np.ndarray, "channel *spatial"]:
         """The whole image in memory, as the network sees it."""
-        return normalised_values(self.image, self.scale, self.offset)
+        return normalised_values(np.asarray(self.image), self.scale, self.offset)
 
     @property
     def foreground(self) -> dict[int, Integer[np.ndarray, "point axis"]]:
         """Class index -> voxel positions of the class, for every class that has any."""
         if self.label_kind is None:
             return {}
-        points = _map(self.folder / "points.npy")
+        points = _open(self.folder, "points", "map")
         ends = np.cumsum(self.point_counts)
         return {k: points[end - n : end] for k, (n, end) in enumerate(zip(self.point_counts, ends, strict=True)) if n}
 
 
-def write_entry(folder: Path, case: Case, annotation: Annotation | None, plan: Plan, *, key: str) -> None:
+def write_entry(
+    folder: Path, case: Case, annotation: Annotation | None, plan: Plan, *, key: str, form: Form = "map"
+) -> None:
+    """Prepare a case and write its arrays, their checksums last.
+
+    Raises:
+        ConfigError: the compact form is wanted and its package is missing.
+        DataError: a file is unreadable, or misfits the plan or its label.
+        OSError: the disk is full.
+    """
+    by_slice = plan.dimensions == 2
     images = [read_image(path) for path in case.images]
     prepared = prepare_image(images, plan)
-    np.save(folder / "image.npy", prepared.array)
+    _save(folder, "image", prepared.array, form, by_slice=by_slice)
     meta: dict[str, Any] = {
         "key": key,
+        "form": form,
         "scale": prepared.scale,
         "offset": prepared.offset,
         "grid": _grid_to_json(prepared.grid),
@@ -95,13 +114,13 @@ def write_entry(folder: Path, case: Case, annotation: Annotation | None, plan: P
     if annotation is not None:
         stored = read_matching_label(annotation, images[0].geometry)
         labels = prepare_label(stored, annotation, prepared.grid, plan)
-        np.save(folder / "label.npy", labels)
+        _save(folder, "label", labels, form, by_slice=by_slice)
         points = _points(labels, len(plan.classes.names), key)
         np.save(folder / "points.npy", np.concatenate(points))
         meta["point_counts"] = [len(of_class) for of_class in points]
         known = (labels != IGNORE).any(axis=tuple(range(1, labels.ndim)))
         meta["known_slices"] = [int(position) for position in np.flatnonzero(known)]
-    meta["sha256"] = {path.name: sha256_file(path) for path in sorted(folder.glob("*.npy"))}
+    meta["sha256"] = {path.name: sha256_file(path) for path in sorted(folder.iterdir())}
     text = json.dumps(meta)
     (folder / "meta.json").write_text(json.dumps({"sha256": sha256_bytes(text.encode()), "meta": text}))
 
@@ -136,6 +155,7 @@ def open_entry(folder: Path, case: Case, annotation: Annotation | None, plan: Pl
         case_id=case.case_id,
         patient_id=case.patient_id,
         folder=folder,
+        form=meta.get("form", "map"),
         scale=tuple(meta["scale"]),
         offset=tuple(meta["offset"]),
         grid=_grid_from_json(meta["grid"]),
@@ -185,5 +205,16 @@ def _grid_from_json(values: dict[str, Any]) -> PreparedGrid:
     )
 
 
-def _map(path: Path) -> Any:
-    return np.load(path, mmap_mode="r")
+def _save(folder: Path, name: str, array: Num[np.ndarray, "..."], form: Form, *, by_slice: bool) -> None:
+    if form == "compact":
+        write_compact(folder / f"{name}{SUFFIX}", array, by_slice=by_slice)
+    else:
+        np.save(folder / f"{name}.npy", array)
+
+
+def _open(folder: Path, name: str, form: Form) -> Any:
+    return (
+        CompactArray(folder / f"{name}{SUFFIX}")
+        if form == "compact"
+        else np.load(folder / f"{name}.npy", mmap_mode="r")
+    )

@@ -160,8 +160,7 @@ def _decode_by_pillow(path: Path, content: bytes, page: Any) -> Shaped[np.ndarra
         return pixels.reshape(page.shaped)
     except (OSError, ValueError, KeyError, SyntaxError) as error:
         raise DataError(
-            f"{path}: its pixels are packed by {_name(page.compression)} and cannot be unpacked here "
-            f"({error}); save "
+            f"{path}: its pixels are packed by {_name(page.compression)} and cannot be unpacked here ({error}); save "
             "it without compression or with Deflate, or 'pip install imagecodecs'",
             code="E-IMG-06",
         ) from None

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
+import scipy
 from jaxtyping import Bool, Float64
-from scipy import stats
 
 from scantling.errors import DataError
 from scantling.evaluation.conventions import FAILURES, METRICS, Better, Post
@@ -146,7 +146,7 @@ def wilcoxon_p(differences: Float64[np.ndarray, "patient"]) -> float:
     Source: Wilcoxon 1945, "Individual comparisons by ranking methods".
     """
     nonzero = differences[np.isfinite(differences) & (differences != 0)]
-    return float(stats.wilcoxon(nonzero).pvalue) if nonzero.size else math.nan
+    return float(scipy.stats.wilcoxon(nonzero).pvalue) if nonzero.size else math.nan
 
 
 def _by_column(rows: Sequence[Row]) -> dict[tuple[str, str, Post], dict[str, Row]]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
+import scipy
 from jaxtyping import Bool
-from scipy import ndimage
 
 
 def largest_component(mask: Bool[np.ndarray, "*spatial"]) -> Bool[np.ndarray, "*spatial"]:
@@ -12,7 +12,7 @@ def largest_component(mask: Bool[np.ndarray, "*spatial"]) -> Bool[np.ndarray, "*
 
     Pixels that touch by a side, an edge or a corner are connected (8 neighbours in 2D, 26 in 3D).
     """
-    pieces, n_pieces = ndimage.label(mask, structure=np.ones((3,) * mask.ndim, dtype=bool))
+    pieces, n_pieces = scipy.ndimage.label(mask, structure=np.ones((3,) * mask.ndim, dtype=bool))
     if n_pieces < 2:
         return mask
     sizes = np.bincount(pieces.ravel())

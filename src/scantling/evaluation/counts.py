@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from jaxtyping import Int64, Integer
-from scipy import ndimage
 
 from scantling.data.case import IGNORE
 from scantling.errors import DataError
@@ -71,7 +71,7 @@ def confusion(
     by_pair = by_code.reshape(n_classes + 1, n_classes)
     counts += by_pair[1:]
     counts[0, 0] += reference.size - inner_reference.size
-    found = ndimage.find_objects(pairs, max_label=by_code.size - 1)
+    found = scipy.ndimage.find_objects(pairs, max_label=by_code.size - 1)
     boxes = [_class_box(found, k, n_classes, offset=box) for k in range(n_classes)]
     return Confusion(counts=counts, n_ignored=int(by_pair[0].sum()), boxes=tuple(boxes))
 

@@ -92,11 +92,17 @@ class Evaluation:
         return f"{sentence} Could not be scored: {_listed(self.missing)}." if self.missing else sentence
 
     def text(self) -> str:
-        """The verdict, a table of the main metrics by class, and every problem and note."""
-        metrics = [name for name in _TEXT_METRICS if any(s.metric == name for s in self.summary)]
-        table = [["class", *metrics, "failed"]]
+        """The verdict, a table of the main metrics by class, and every problem and note.
+
+        The Dice of the largest component of each class stands beside that of the raw prediction.
+        """
+        columns: list[tuple[str, Post]] = [(name, "raw") for name in _TEXT_METRICS]
+        columns.insert(1, ("dice", "largest_component"))
+        measured = {(summary.metric, summary.post) for summary in self.summary}
+        columns = [column for column in columns if column in measured]
+        table = [["class", *(m if post == "raw" else f"{m}_{post}" for m, post in columns), "failed"]]
         for name in (MEAN_FOREGROUND, *self.classes) if self.summary else ():
-            found = [self.find(name, metric) for metric in metrics]
+            found = [self.find(name, metric, post) for metric, post in columns]
             table.append([name, *map(_cell, found), f"{found[0].failed} of {found[0].n}"])
         problems = [f"{problem.severity}: {problem.message}" for problem in self.problems]
         return "\n".join([self.verdict(), *aligned(table), *problems, *(f"note: {note}" for note in self.notes)])

@@ -13,13 +13,14 @@ from scantling.data.case import IGNORE, ClassTable
 from scantling.data.geometry_check import compare
 from scantling.data.image_io import ImageGeometry, read_label, read_scalar_map
 from scantling.data.manifest import Problem, Severity
-from scantling.errors import DataError, IntegrityError
+from scantling.errors import DataError, IntegrityError, ResourceError
 from scantling.evaluation.conventions import Settings, Unusable
 from scantling.evaluation.pair import calibration_rows, image_diagonal_mm, score_pair
 from scantling.evaluation.references import ReferenceCase
 from scantling.evaluation.rows import Row, unusable_rows
 
 LabelArray = Integer[np.ndarray, "*spatial"]
+_UNREADABLE = (DataError, IntegrityError, ResourceError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,14 +58,14 @@ def score_case(job: ScoringJob, *, progress: Callable[[str], None] | None) -> Sc
         progress(f"scoring {case_id}")
     try:
         stored, geometry = read_label(job.case.annotation.path)
-    except (DataError, IntegrityError) as error:
+    except _UNREADABLE as error:
         return ScoredCase(case_id=case_id, usable=False, problems=(_problem(case_id, error.code, error.message),))
     if job.prediction is None:
         message = f"case {case_id}: has no prediction; it counts as failed"
         return _unusable(job, geometry, "missing_file", "E-EVL-07", message)
     try:
         predicted, predicted_geometry = read_label(job.prediction)
-    except (DataError, IntegrityError) as error:
+    except _UNREADABLE as error:
         return _unusable(job, geometry, "unreadable", error.code, f"{error.message}; it counts as failed")
     mismatch, warnings = _grids(job, geometry, predicted_geometry)
     if mismatch:
@@ -144,7 +145,7 @@ def _calibration(job: ScoringJob, reference: LabelArray) -> tuple[list[Row], tup
     case_id = job.case.case_id
     try:
         probs = read_scalar_map(job.probabilities, dimensions=reference.ndim)
-    except (DataError, IntegrityError) as error:
+    except _UNREADABLE as error:
         return [], (_problem(case_id, error.code, f"{error.message}; calibration is left out", severity="warning"),)
     wanted = (len(job.classes.names), *reference.shape)
     if probs.shape != wanted or probs.dtype.kind != "f":

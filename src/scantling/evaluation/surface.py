@@ -18,8 +18,8 @@ from functools import lru_cache
 from typing import Literal
 
 import numpy as np
+import scipy
 from jaxtyping import Bool, Float, Float64, Int
-from scipy.spatial import cKDTree
 
 from scantling.evaluation.surface_area import area_table, cell_codes
 
@@ -63,20 +63,14 @@ def surface_distances(
     convention: Convention = "monai",
 ) -> SurfaceDistances:
     """The distances between the surfaces of two masks on one grid; crop both to one box to save time."""
-    if convention == "deepmind":
-        table = area_table(spacing_mm)
-        prediction_area, reference_area = table[cell_codes(prediction)], table[cell_codes(reference)]
-        prediction_surface, reference_surface = prediction_area > 0, reference_area > 0
-    else:
-        prediction_area = reference_area = None
-        prediction_surface, reference_surface = surface_mask(prediction), surface_mask(reference)
-    predicted, expected = np.argwhere(prediction_surface), np.argwhere(reference_surface)
+    prediction_surface, predicted, prediction_weight = _elements(prediction, spacing_mm, convention)
+    reference_surface, expected, reference_weight = _elements(reference, spacing_mm, convention)
     return SurfaceDistances(
         convention=convention,
         from_prediction_mm=_to_nearest(predicted, reference_surface, expected, spacing_mm),
         from_reference_mm=_to_nearest(expected, prediction_surface, predicted, spacing_mm),
-        prediction_weight=_weights(prediction_area, prediction_surface, len(predicted)),
-        reference_weight=_weights(reference_area, reference_surface, len(expected)),
+        prediction_weight=prediction_weight,
+        reference_weight=reference_weight,
     )
 
 
@@ -143,6 +137,19 @@ def surface_dice(distances: SurfaceDistances, *, tolerance_mm: float) -> float:
     return float(within) / total
 
 
+def _elements(
+    mask: Bool[np.ndarray, "*spatial"], spacing_mm: tuple[float, ...], convention: Convention
+) -> tuple[Bool[np.ndarray, "*cells"], Points, Float64[np.ndarray, "element"]]:
+    """The surface elements of a mask: as a mask, as points, and what each weighs."""
+    if convention != "deepmind":
+        surface = surface_mask(mask)
+        points = np.argwhere(surface)
+        return surface, points, np.ones(len(points))
+    table, codes = area_table(spacing_mm), cell_codes(mask)
+    cut = (table > 0)[codes]
+    return cut, np.argwhere(cut), table[codes[cut]]
+
+
 def _to_nearest(
     points: Points, surface: Bool[np.ndarray, "*cells"], elements: Points, spacing_mm: tuple[float, ...]
 ) -> Float64[np.ndarray, "point"]:
@@ -157,7 +164,7 @@ def _to_nearest(
     if left.size:
         scale = np.asarray(spacing_mm)
         # few points are left, so a tree that is built fast is worth more than one that is searched fast
-        result[left], _ = cKDTree(elements * scale, **_FAST_BUILD).query(points[left] * scale)
+        result[left], _ = scipy.spatial.cKDTree(elements * scale, **_FAST_BUILD).query(points[left] * scale)
     return result
 
 
@@ -194,12 +201,6 @@ def _nearest_offsets(
     complete = lengths_mm[order] <= _REACH * min(spacing_mm)  # longer ones may reach beyond the grid of offsets
     chosen = order[complete][:_N_OFFSETS]
     return offsets[chosen], lengths_mm[chosen]
-
-
-def _weights(
-    area: Float64[np.ndarray, "*cells"] | None, surface: Bool[np.ndarray, "*cells"], n_elements: int
-) -> Float64[np.ndarray, "element"]:
-    return np.ones(n_elements) if area is None else np.asarray(area[surface])
 
 
 def _weighted_percentile(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 from jaxtyping import Bool, Float, Integer, Shaped, UInt8
@@ -11,6 +12,9 @@ from PIL import Image
 from scipy import ndimage
 
 from scantling.figures.colours import Colour, class_colour, lighter
+
+_MOST_OF_A_SLICE: Final = 0.6
+"""Share of the area from which enlarging would gain little and lose the surroundings."""
 
 
 def worst_slice(prediction: Integer[np.ndarray, "z y x"], reference: Integer[np.ndarray, "z y x"]) -> int:
@@ -21,6 +25,28 @@ def worst_slice(prediction: Integer[np.ndarray, "z y x"], reference: Integer[np.
     wrong = ((prediction != reference) & (reference >= 0)).reshape(len(reference), -1).sum(axis=1)
     present = (reference > 0).reshape(len(reference), -1).sum(axis=1)
     return int(np.argmax(wrong if wrong.any() else present))
+
+
+def window_around(mask: Bool[np.ndarray, "y x"], spacing: tuple[float, float] = (1.0, 1.0)) -> tuple[slice, slice]:
+    """The rows and columns of a square around a mask, twice as wide as the mask; all of them where it would hold
+    most of the slice, or where the mask is empty.
+
+    Args:
+        spacing: of rows and columns, so that the square is one in mm.
+    """
+    everything = (slice(0, mask.shape[0]), slice(0, mask.shape[1]))
+    if not mask.any():
+        return everything
+    ends = [(int(at.min()), int(at.max()) + 1) for at in np.nonzero(mask)]
+    side_mm = 2 * max((last - first) * mm for (first, last), mm in zip(ends, spacing, strict=True))
+    side_mm = max(side_mm, min(n * mm for n, mm in zip(mask.shape, spacing, strict=True)) / 3)
+    window = []
+    for (first, last), n, mm in zip(ends, mask.shape, spacing, strict=True):
+        side = min(n, round(side_mm / mm))
+        start = min(max((first + last - side) // 2, 0), n - side)
+        window.append(slice(start, start + side))
+    share = (window[0].stop - window[0].start) * (window[1].stop - window[1].start) / mask.size
+    return everything if share > _MOST_OF_A_SLICE else (window[0], window[1])
 
 
 def grey_to_rgb(image: Shaped[np.ndarray, "channel y x"]) -> UInt8[np.ndarray, "y x 3"]:

@@ -104,8 +104,9 @@ def legend(entries: Sequence[tuple[str, str, bool]], left: float, right: float) 
 
 
 def label_width(ticks: Sequence[float]) -> int:
-    """Room for an axis title and the labels of vertical ticks, in pixels."""
-    return 38 + 7 * max(len(tick_label(tick)) for tick in ticks)
+    """Room for an axis title and the labels of vertical ticks, in pixels; the same for labels of usual length, so
+    that charts one under the other share their time axis."""
+    return 38 + 7 * max(6, *(len(tick_label(tick)) for tick in ticks))
 
 
 def shortened(text: str, length: int) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import safetensors
 import safetensors.torch
 import torch
 from torch import nn
@@ -18,7 +19,7 @@ from torch import nn
 import scantling
 from scantling.data.plan import Plan
 from scantling.errors import ConfigError, DataError, IntegrityError
-from scantling.files import sha256_bytes, write_atomic, write_json
+from scantling.files import disk_errors, sha256_bytes, sync_folder, write_atomic
 from scantling.inference.model_card import model_card
 from scantling.networks import build_network
 from scantling.seeding import torch_generator
@@ -54,6 +55,9 @@ def save_model(folder: Path, network: nn.Module, plan: Plan, meta: Mapping[str, 
     Args:
         network: what `build_network` makes of `plan.network`.
         meta: facts of the training, as JSON; what `model_card` knows of them goes into the card.
+
+    Raises:
+        ResourceError: the disk is full; the older model is intact.
     """
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     description = {
@@ -62,25 +66,28 @@ def save_model(folder: Path, network: nn.Module, plan: Plan, meta: Mapping[str, 
         "plan": plan.model_dump(mode="json"),
         "meta": dict(meta),
     }
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    content = {
+        WEIGHTS: safetensors.torch.save(weights),
+        DESCRIPTION: (json.dumps(description, indent=2, allow_nan=False, ensure_ascii=False) + "\n").encode(),
+        CARD: model_card(plan, meta, version=scantling.__version__).encode(),
+    }
+    content[CHECKSUMS] = "".join(f"{sha256_bytes(data)}  {name}\n" for name, data in content.items()).encode()
     fresh = _beside(folder, "partial")
-    fresh.mkdir()
-    try:
-        write_atomic(fresh / WEIGHTS, safetensors.torch.save(weights))
-        write_json(fresh / DESCRIPTION, description)
-        write_atomic(fresh / CARD, model_card(plan, meta, version=scantling.__version__).encode())
-        lines = [f"{sha256_bytes((fresh / name).read_bytes())}  {name}\n" for name in _CONTENT]
-        write_atomic(fresh / CHECKSUMS, "".join(lines).encode())
-        _replace(folder, fresh)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
+    with disk_errors(folder):
+        try:
+            fresh.mkdir(parents=True)
+            for name, data in content.items():
+                write_atomic(fresh / name, data)
+            _replace(folder, fresh)
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
 
 
 def load_model(folder: Path, device: torch.device) -> LoadedModel:
     """Verify every file of a model folder and build the network, in evaluation mode.
 
     Raises:
-        DataError: the folder is not a model folder.
+        DataError: the folder is not a model folder, or cannot be read.
         IntegrityError: a file is missing or damaged, or the folder was written by a newer release.
     """
     content = _verified(folder)
@@ -93,10 +100,9 @@ def load_model(folder: Path, device: torch.device) -> LoadedModel:
         out_channels=len(plan.classes.names),
         generator=torch_generator(0, "weights that are overwritten"),
     )
-    weights = safetensors.torch.load(content[WEIGHTS])
     try:
-        network.load_state_dict(weights)
-    except RuntimeError as error:
+        network.load_state_dict(safetensors.torch.load(content[WEIGHTS]))
+    except (RuntimeError, safetensors.SafetensorError) as error:
         raise IntegrityError(
             f"{folder}: the weights do not belong to the plan beside them ({_last_line(error)})",
             code="E-CHK-05",
@@ -142,7 +148,7 @@ def _verified(folder: Path) -> dict[str, bytes]:
         path = folder / name
         if not path.is_file():
             raise IntegrityError(f"{path}: the file is missing", code="E-CHK-01")
-        content[name] = path.read_bytes()
+        content[name] = _bytes(path)
         actual = sha256_bytes(content[name])
         if actual != checksum:
             raise IntegrityError(
@@ -153,8 +159,15 @@ def _verified(folder: Path) -> dict[str, bytes]:
     return content
 
 
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})", code="E-DAT-01") from None
+
+
 def _checksums(path: Path) -> dict[str, str]:
-    lines = path.read_bytes().decode("ascii", errors="replace").split("\n")
+    lines = _bytes(path).decode("ascii", errors="replace").split("\n")
     matches = [_CHECKSUM_LINE.fullmatch(line) for line in lines[:-1]]
     found = {match[2]: match[1] for match in matches if match}
     if lines[-1] or len(found) != len(matches) or not set(_CONTENT) <= set(found):
@@ -200,12 +213,17 @@ def _plan(folder: Path, description: dict[str, Any]) -> Plan:
 
 def _replace(folder: Path, fresh: Path) -> None:
     """Put `fresh` in the place of `folder`; only between the two renames is there no model."""
-    if not folder.exists():
-        fresh.rename(folder)
-        return
     old = _beside(folder, "old")
-    folder.rename(old)
-    fresh.rename(folder)
+    replaces = folder.exists()
+    if replaces:
+        folder.rename(old)
+    try:
+        fresh.rename(folder)
+    except OSError:
+        if replaces:
+            old.rename(folder)
+        raise
+    sync_folder(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 

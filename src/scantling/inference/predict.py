@@ -11,6 +11,7 @@ import scantling
 from scantling.data.case import Case
 from scantling.data.image_io import (
     label_file_name,
+    read_geometry,
     read_image,
     scalar_file_name,
     write_label_map,
@@ -19,6 +20,7 @@ from scantling.data.image_io import (
 from scantling.errors import ConfigError, DataError, IntegrityError, ResourceError, ScantlingError
 from scantling.files import new_folder, write_json
 from scantling.inference.find_images import find_cases
+from scantling.inference.memory import require_memory
 from scantling.inference.model_folder import MODEL
 from scantling.inference.predictor import Prediction, Predictor
 
@@ -57,6 +59,7 @@ def predict_folder(
     uncertainty: bool = False,
     tta: bool = False,
     largest_component: bool = False,
+    memory_budget: int | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> PredictionRun:
     """Segment images with the model of a run; a case that fails is recorded and the others go on.
@@ -65,6 +68,7 @@ def predict_folder(
         images: an image, a folder of images, or a data set (of which labels are not read).
         out: new folder for the label maps; `probabilities/` and `uncertainty/` are made inside it.
         overwrite: move an old `out` aside.
+        memory_budget: bytes of this process; a case that would take more is recorded as failed and not read.
         progress: called with a sentence before each case.
 
     Raises:
@@ -79,7 +83,7 @@ def predict_folder(
     new_folder(out, overwrite=overwrite)
     return predict_cases(
         predictor, cases, out, probabilities=probabilities, uncertainty=uncertainty, tta=tta,
-        largest_component=largest_component, progress=progress, failures=failures,
+        largest_component=largest_component, memory_budget=memory_budget, progress=progress, failures=failures,
     )  # fmt: skip
 
 
@@ -92,12 +96,14 @@ def predict_cases(
     uncertainty: bool = False,
     tta: bool = False,
     largest_component: bool = False,
+    memory_budget: int | None = None,
     progress: Callable[[str], None] | None = None,
     failures: Mapping[str, str] | None = None,
 ) -> PredictionRun:
     """Segment cases into a folder, reading one at a time; `predictions.json` says what was done.
 
     Args:
+        memory_budget: as `predict_folder`.
         failures: cases that failed before, to be recorded with the others.
 
     Raises:
@@ -112,8 +118,7 @@ def predict_cases(
         if progress is not None:
             progress(f"predicting {case.case_id} ({number} of {len(cases)})")
         try:
-            channels = [read_image(path) for path in case.images]
-            prediction = predictor.predict(channels, largest_component=largest_component, **options)
+            prediction = _predict(predictor, case, memory_budget, largest_component=largest_component, **options)
         except (DataError, IntegrityError, ResourceError) as error:
             failed[case.case_id] = _sentence(case, error)
             continue
@@ -123,10 +128,19 @@ def predict_cases(
             failed[case.case_id] = _sentence(case, error)
             continue
         done.append(_record(case, prediction, paths[-1]))
+        del prediction  # before the next image is read
     settings = {**options, "largest_component": largest_component}
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / RECORD, _description(predictor, settings, done, failed))
     return PredictionRun(paths=tuple(paths), failures=failed)
+
+
+def _predict(predictor: Predictor, case: Case, memory_budget: int | None, **options: bool) -> Prediction:
+    """The image is forgotten before the prediction is written."""
+    plan, geometry = predictor.plan, read_geometry(case.images[0])
+    n_maps = len(plan.classes.names) * options["probabilities"] + options["uncertainty"]
+    require_memory(geometry, plan, device=predictor.device.type, n_maps=n_maps, budget=memory_budget)
+    return predictor.predict([read_image(path) for path in case.images], **options)
 
 
 def _write(prediction: Prediction, case: Case, out: Path, *, taken: Sequence[Path]) -> Path:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, final
+from typing import final
 
 import numpy as np
 import torch
@@ -14,23 +14,16 @@ from jaxtyping import Float, Int, Integer
 from torch import Tensor
 
 from scantling.data.image_io import ImageGeometry, MedicalImage, write_label_map
-from scantling.data.prepare import (
-    PreparedGrid,
-    class_table,
-    prepare_image,
-    restore_argmax,
-    restore_label_map,
-    restore_probs,
-)
+from scantling.data.prepare import PreparedGrid, class_table, prepare_image, turn
 from scantling.errors import ResourceError
 from scantling.inference.accumulator import Slab
+from scantling.inference.canvas import StoredImage
 from scantling.inference.device import mixed_precision, resolve_device
+from scantling.inference.memory import prediction_batch
 from scantling.inference.model_folder import LoadedModel, find_model_folder, load_model
 from scantling.inference.postprocess import Removal, keep_largest_components
+from scantling.inference.restoring import RowRestorer
 from scantling.inference.sliding_window import iterate_slabs, label_dtype, running_argmax
-
-BATCH_VOXELS: Final = {"cpu": 2**18, "cuda": 2**21}
-"""Voxels of a forward pass: a CPU gains nothing beyond its cache; a GPU needs work enough to be busy."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,37 +128,36 @@ class Predictor:
     def _maps(
         self, channels: Sequence[MedicalImage], *, tta: bool, probabilities: bool, uncertainty: bool
     ) -> tuple[_Maps, PreparedGrid]:
-        """Predict on the prepared grid and take everything back to the image's own."""
+        """Predict on the prepared grid and take everything back to the image's own, row by row."""
         prepared = prepare_image(channels, self.plan)
-        grid = prepared.grid
-        slabs = self._slabs(torch.from_numpy(prepared.values()), tta=tta)
-        resampled = grid.shape != grid.turned_shape
-        maps = _collect(
-            slabs, grid.shape, len(self.classes.names), probs=probabilities or resampled, entropy=uncertainty
-        )
-        # a resampled label map is only as smooth as the coarser grid: interpolate probabilities instead
-        own = restore_argmax(maps.probs, grid) if resampled and maps.probs is not None else None
-        restored = _Maps(
-            label_map=restore_label_map(maps.label_map, grid) if own is None else own,
-            probs=restore_probs(maps.probs, grid) if probabilities and maps.probs is not None else None,
-            entropy=None if maps.entropy is None else restore_probs(maps.entropy[None], grid)[0],
-        )
-        return restored, grid
+        image = StoredImage(array=torch.from_numpy(prepared.array), scale=prepared.scale, offset=prepared.offset)
+        rows = _own_rows(self._slabs(image, tta=tta), prepared.grid, probs=probabilities, entropy=uncertainty)
+        maps = _collect(rows, prepared.grid, len(self.classes.names), probs=probabilities, entropy=uncertainty)
+        return maps, prepared.grid
 
-    def _slabs(self, image: Float[Tensor, "channel *spatial"], *, tta: bool) -> Iterator[Slab]:
+    def _slabs(self, image: StoredImage, *, tta: bool) -> Iterator[Slab]:
         plan = self.plan
-        voxels = BATCH_VOXELS.get(self.device.type, BATCH_VOXELS["cuda"])
         return iterate_slabs(
             self.network,
             image,
             patch_size=plan.patch_size,
             n_classes=len(self.classes.names),
-            batch_size=max(1, voxels // math.prod(plan.patch_size)),
+            batch_size=prediction_batch(plan, device=self.device.type),
             mirror_axes=plan.mirror_axes if tta else (),
             amp=mixed_precision(self.device),
             slices=plan.dimensions < plan.image_axes,
             device=self.device,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Rows:
+    """Some rows of the result, as they lie in an array `[*S]` of the turned source; None was not asked for."""
+
+    place: tuple[slice, ...]
+    labels: Int[Tensor, "*rows"]
+    probs: Float[Tensor, "klass *rows"] | None
+    entropy: Float[Tensor, "*rows"] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,22 +173,50 @@ def normalised_entropy(probs: Float[Tensor, "klass *spatial"]) -> Float[Tensor, 
     return entropy.clamp(0, 1)
 
 
-def _collect(slabs: Iterator[Slab], shape: tuple[int, ...], n_classes: int, *, probs: bool, entropy: bool) -> _Maps:
-    """Whole maps from finished slabs; no logits of the whole image are held."""
-    labels = torch.empty(shape, dtype=label_dtype(n_classes))
-    probs_map = torch.empty((n_classes, *shape)) if probs else None
-    entropy_map = torch.empty(shape) if entropy else None
+def _own_rows(slabs: Iterator[Slab], grid: PreparedGrid, *, probs: bool, entropy: bool) -> Iterator[_Rows]:
+    """Finished slabs at the source's resolution."""
+    if grid.shape != grid.turned_shape:
+        yield from _resampled_rows(slabs, grid, probs=probs, entropy=entropy)
+        return
     for slab in slabs:
-        labels[slab.place] = running_argmax(slab.logits).cpu()
-        if probs_map is None and entropy_map is None:
-            continue
+        softmax = slab.logits.softmax(dim=0) if probs or entropy else None
+        yield _Rows(
+            place=slab.place,
+            labels=running_argmax(slab.logits),
+            probs=softmax if probs else None,
+            entropy=normalised_entropy(softmax) if entropy and softmax is not None else None,
+        )
+
+
+def _resampled_rows(slabs: Iterator[Slab], grid: PreparedGrid, *, probs: bool, entropy: bool) -> Iterator[_Rows]:
+    """Interpolated probabilities and their largest: a resampled label map is only as smooth as the coarser grid."""
+    restorer: RowRestorer | None = None
+    for slab in slabs:
+        restorer = restorer or RowRestorer(grid, slab.axis)
         softmax = slab.logits.softmax(dim=0)
-        if probs_map is not None:
-            probs_map[:, *slab.place] = softmax.cpu()
-        if entropy_map is not None:
-            entropy_map[slab.place] = normalised_entropy(softmax).cpu()
-    return _Maps(
-        label_map=labels.numpy(),
-        probs=None if probs_map is None else probs_map.numpy(),
-        entropy=None if entropy_map is None else entropy_map.numpy(),
-    )
+        n_classes = len(softmax)
+        maps = torch.cat([softmax, normalised_entropy(softmax)[None]]) if entropy else softmax
+        for place, restored in restorer.add(maps.cpu().numpy()):
+            own = torch.from_numpy(restored)
+            yield _Rows(
+                place=place,
+                labels=running_argmax(own[:n_classes]),
+                probs=own[:n_classes] if probs else None,
+                entropy=own[n_classes] if entropy else None,
+            )
+
+
+def _collect(rows: Iterator[_Rows], grid: PreparedGrid, n_classes: int, *, probs: bool, entropy: bool) -> _Maps:
+    """Whole maps on the source's grid; no logits of the whole image are held."""
+    shape = grid.source.shape
+    label_map = np.empty(shape, dtype=np.int8 if label_dtype(n_classes) == torch.int8 else np.int16)
+    probs_map = np.empty((n_classes, *shape), dtype=np.float32) if probs else None
+    entropy_map = np.empty(shape, dtype=np.float32) if entropy else None
+    for part in rows:
+        turn(label_map, grid)[part.place] = part.labels.cpu().numpy()
+        if probs_map is not None and part.probs is not None:
+            for of_class, values in zip(probs_map, part.probs.cpu().numpy(), strict=True):
+                turn(of_class, grid)[part.place] = values
+        if entropy_map is not None and part.entropy is not None:
+            turn(entropy_map, grid)[part.place] = part.entropy.cpu().numpy()
+    return _Maps(label_map=label_map, probs=probs_map, entropy=entropy_map)

@@ -12,19 +12,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from scantling.errors import PlanMismatch
 from scantling.inference.accumulator import Accumulator, Slab
+from scantling.inference.canvas import Canvas, StoredImage
 from scantling.inference.device import autocast
 from scantling.inference.tiling import Tiling, box, tile
 
 
 def iterate_slabs(
     network: nn.Module,
-    image: Float[Tensor, "channel *spatial"],
+    image: Float[Tensor, "channel *spatial"] | StoredImage,
     *,
     patch_size: tuple[int, ...],
     n_classes: int,
@@ -40,7 +40,7 @@ def iterate_slabs(
     Args:
         network: maps `[B, C, *patch]` to logits `[B, n_classes, *patch]`; it is put in evaluation mode for as
             long as the iteration lasts.
-        image: padded with 0 where it is smaller than the patch.
+        image: counts as 0 around it where it is smaller than the patch.
         overlap: least share of a patch that two neighbours have in common, in [0, 1).
         batch_size: patches in one forward pass.
         mirror_axes: axes of the patch whose mirrored images are predicted too, in all combinations.
@@ -63,7 +63,7 @@ def iterate_slabs(
 
 def predict_logits(
     network: nn.Module,
-    image: Float[Tensor, "channel *spatial"],
+    image: Float[Tensor, "channel *spatial"] | StoredImage,
     *,
     patch_size: tuple[int, ...],
     n_classes: int,
@@ -90,7 +90,7 @@ def predict_logits(
 
 def predict_labels(
     network: nn.Module,
-    image: Float[Tensor, "channel *spatial"],
+    image: Float[Tensor, "channel *spatial"] | StoredImage,
     *,
     patch_size: tuple[int, ...],
     n_classes: int,
@@ -173,14 +173,13 @@ class _Forward:
 
 def _sweep(
     predict: _Forward,
-    image: Float[Tensor, "channel *spatial"],
+    image: Float[Tensor, "channel *spatial"] | StoredImage,
     window: Tiling,
     buffer: Float[Tensor, "klass *extent"],
 ) -> Iterator[Slab]:
     """Predict batch after batch into `buffer`; rows that no later batch touches are handed out."""
     sums = Accumulator(buffer, window)
-    canvas = image.to(buffer.device)
-    canvas = F.pad(canvas, window.padding) if any(window.padding) else canvas
+    canvas = Canvas(image, window, buffer.device)
     for batch in window.batches:
         yield from sums.finish(batch[0][window.sweep])
         _add_batch(predict, canvas, batch, sums)
@@ -191,13 +190,13 @@ def _sweep(
 @torch.inference_mode()
 def _add_batch(
     predict: _Forward,
-    canvas: Float[Tensor, "channel *canvas"],
+    canvas: Canvas,
     corners: tuple[tuple[int, ...], ...],
     sums: Accumulator,
 ) -> None:
     """One forward pass; a 2D network gets the tiles of a volume, which are one slice thick, as pictures."""
-    flat = len(predict.patch) < canvas.ndim - 1
-    tiles = [canvas[:, *box(corner, sums.window.patch)] for corner in corners]
+    flat = len(predict.patch) < len(sums.window.patch)
+    tiles = [canvas.cut(corner) for corner in corners]
     tiles = [each.squeeze(1) for each in tiles] if flat else tiles
     logits = predict(torch.stack(tiles) if len(tiles) > 1 else tiles[0].unsqueeze(0))
     for corner, each in zip(corners, logits.unsqueeze(2) if flat else logits, strict=True):
@@ -205,7 +204,7 @@ def _add_batch(
 
 
 def _window(
-    image: Float[Tensor, "channel *spatial"],
+    image: Float[Tensor, "channel *spatial"] | StoredImage,
     patch_size: tuple[int, ...],
     overlap: float,
     batch_size: int,
@@ -227,6 +226,6 @@ def _evaluation_mode(network: nn.Module) -> Iterator[None]:
             module.training = True
 
 
-def _device_of(network: nn.Module, image: Tensor) -> torch.device:
+def _device_of(network: nn.Module, image: Tensor | StoredImage) -> torch.device:
     parameter = next(network.parameters(), None)
     return image.device if parameter is None else parameter.device

@@ -60,13 +60,6 @@ class Tiling:
         depth = max(batch[-1][self.sweep] + extent - batch[0][self.sweep] for batch in self.batches)
         return (*self.canvas[: self.sweep], depth, *self.canvas[self.sweep + 1 :])
 
-    @property
-    def padding(self) -> tuple[int, ...]:
-        """Voxels to add before and after each axis, last axis first (the order of `F.pad`)."""
-        pairs = zip(self.shape, self.canvas, self.before, strict=True)
-        each = [(before, canvas - length - before) for length, canvas, before in pairs]
-        return tuple(amount for pair in reversed(each) for amount in pair)
-
 
 def tile(shape: Sequence[int], patch: Sequence[int], *, overlap: float, batch_size: int) -> Tiling:
     """Tiles that cover an image evenly; an axis shorter than the patch is padded on both sides.

@@ -37,6 +37,10 @@ class Recipe(nn.Module, ABC):
     def losses(self, batch: ViewBatch, rng: torch.Generator) -> dict[str, Tensor]:
         """Named, weighted scalar terms of one step; their sum is minimised, each is logged under its name.
 
+        A term is that of the whole batch: where several processes share it, sums and counts go through
+        `scantling.processes.sum_over_processes`. Nothing but gradients and buffers may change here: a step that
+        is broken off or not finite is undone.
+
         Args:
             rng: keyed by the step; every random choice of the recipe is drawn from it.
         """

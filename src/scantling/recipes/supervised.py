@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import ClassVar, final
 
 import torch
@@ -11,6 +12,7 @@ from scantling.config import Config
 from scantling.data.plan import Plan
 from scantling.losses.segmentation import deep_supervision, dice_and_cross_entropy
 from scantling.networks import build_network
+from scantling.processes import sum_over_processes
 from scantling.recipes.recipe import Recipe
 from scantling.views.maker import ViewConfig
 from scantling.views.view import ViewBatch
@@ -51,8 +53,9 @@ class Supervised(Recipe):
 
     def losses(self, batch: ViewBatch, rng: torch.Generator) -> dict[str, Tensor]:
         logits = self.network(batch.images[:, 0])
+        terms = partial(dice_and_cross_entropy, sum_over_processes=sum_over_processes)
         dice, cross_entropy = deep_supervision(
-            dice_and_cross_entropy, logits, batch.label_maps[:, 0], batch.weights[:, 0], batch.annotated
+            terms, logits, batch.label_maps[:, 0], batch.weights[:, 0], batch.annotated
         )
         return {
             "dice": self.config.dice_weight * dice,

@@ -109,12 +109,12 @@ def _plan(facts: RunFacts) -> Markup | None:
     if not plan:
         return None
     network = plan.get("network", {})
-    schemes = dict.fromkeys(str(each.get("scheme")) for each in plan.get("intensities", ()))
+    schemes = ", ".join(dict.fromkeys(str(each.get("scheme")) for each in plan.get("intensities", ())))
     kind = readable(str(network.get("kind", NOTHING)))
     pairs = [
         ("grid", f"{_times(plan.get('spacing_mm', ()), own='own')} mm"),
         ("patch", f"{_times(plan.get('patch_size', ()))}, batch of {plan.get('batch_size', NOTHING)}"),
-        ("intensities", ", ".join(schemes) or NOTHING),
+        ("intensities", plan.get("reasons", {}).get("intensities", schemes) or NOTHING),
         ("network", f"{kind}, widths {_times(network.get('features', ()), by=', ')}"),
     ]
     reasons = [(readable(str(name)), str(reason)) for name, reason in plan.get("reasons", {}).items()]

@@ -32,6 +32,7 @@ class Picture:
     Attributes:
         role: "worst" or "median".
         slice_number: from 1; `n_slices` is 1 for a picture.
+        enlarged: whether only the part around the structures is shown.
     """
 
     case_id: str
@@ -39,6 +40,7 @@ class Picture:
     slice_number: int
     n_slices: int
     png: bytes
+    enlarged: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,6 +148,7 @@ def _pictures(folder: Path) -> tuple[list[Picture], list[str]]:
                 Picture(
                     case_id=str(entry["case"]), role=str(entry["role"]), slice_number=int(entry["slice"]),
                     n_slices=int(entry["n_slices"]), png=file.read_bytes(),
+                    enlarged=bool(entry.get("enlarged", False)),
                 )
             )  # fmt: skip
     return pictures, [f"case {left['case']}: {left['reason']}" for left in index.get("left_out", ())]

@@ -19,7 +19,7 @@ from scantling.data.plan import Plan
 from scantling.errors import DataError, IntegrityError
 from scantling.evaluation.results import Evaluation
 from scantling.figures.hanging import oriented_slices
-from scantling.figures.overlay import draw_overlay, grey_to_rgb, png_bytes, worst_slice
+from scantling.figures.overlay import draw_overlay, grey_to_rgb, png_bytes, window_around, worst_slice
 from scantling.files import read_json, write_atomic, write_json
 from scantling.reports.reliability import measured_reliability
 from scantling.reports.scores import CaseScore, case_scores
@@ -34,15 +34,16 @@ class _Drawn:
     png: bytes
     slice_number: int
     n_slices: int
+    enlarged: bool
 
 
-def draw_worst_cases(run: Path, *, n_worst: int = 6, height_px: int = 420) -> list[Path]:
+def draw_worst_cases(run: Path, *, n_worst: int = 5, height_px: int = 420) -> list[Path]:
     """Draw the held-out cases with the lowest mean Dice, and the median one, into `RUN/pictures`.
 
-    Each picture shows the slice with most wrong pixels, prediction and reference as contours; `index.json`
-    says which. Cases that cannot be drawn (the data has moved, no prediction) are listed there with the
-    reason. Where probabilities were kept, `reliability.json` is written too. Without held-out scores nothing
-    is drawn.
+    Each picture shows the slice with most wrong pixels, prediction and reference as contours, and only the part
+    around them where they are small; `index.json` says which. Cases that cannot be drawn (the data has moved, no
+    prediction) are listed there with the reason. Where probabilities were kept, `reliability.json` is written too.
+    Without held-out scores nothing is drawn.
 
     Raises:
         IntegrityError: a file of the run is damaged.
@@ -77,7 +78,8 @@ def draw_worst_cases(run: Path, *, n_worst: int = 6, height_px: int = 420) -> li
         entries.append(
             {
                 "case": score.case_id, "role": role, "file": path.name, "slice": drawn.slice_number,
-                "n_slices": drawn.n_slices, "dice": score.mean if np.isfinite(score.mean) else None,
+                "n_slices": drawn.n_slices, "enlarged": drawn.enlarged,
+                "dice": score.mean if np.isfinite(score.mean) else None,
                 "classes": {name: v if np.isfinite(v) else None for name, v in score.dice.items()},
             }
         )  # fmt: skip
@@ -118,11 +120,14 @@ def _draw(run: Path, case: Case, plan: Plan, classes: ClassTable, height_px: int
         worst = worst_slice(prediction, reference)
         number, n_slices = worst + 1, len(prediction)
         picture, prediction, reference = picture[:, worst], prediction[worst], reference[worst]
+    square = (float(spacing[0]), float(spacing[1]))
+    part = window_around((prediction > 0) | (reference > 0), square)
     drawn = draw_overlay(
-        grey_to_rgb(picture), prediction=prediction, reference=reference, height_px=height_px,
-        spacing=(float(spacing[0]), float(spacing[1])),
+        grey_to_rgb(picture)[part], prediction=prediction[part], reference=reference[part], height_px=height_px,
+        spacing=square,
     )  # fmt: skip
-    return _Drawn(png=png_bytes(drawn), slice_number=number, n_slices=n_slices)
+    enlarged = prediction[part].shape != prediction.shape
+    return _Drawn(png=png_bytes(drawn), slice_number=number, n_slices=n_slices, enlarged=enlarged)
 
 
 def _label_maps(

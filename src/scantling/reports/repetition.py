@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import tomli_w
 
 from scantling.reports.facts import RunFacts
 from scantling.reports.html import Child, Markup, definitions, element, section, table
 from scantling.reports.wording import NOTHING, counted, duration, moment, size
+
+_AGAIN: Final = "scantling train DATA -o NEW_RUN --config config.toml --plan plan.json"
 
 
 def repeat_section(facts: RunFacts) -> Markup:
@@ -23,7 +25,7 @@ def repeat_section(facts: RunFacts) -> Markup:
         ("finished", moment(status.get("finished", NOTHING))),
         ("whole run", duration(status.get("seconds"))),
         ("training", f"{duration(status.get('training_seconds'))}, {status.get('steps', NOTHING)} steps"),
-        ("device", _joined([status.get("device"), status.get("precision"), _threads(status)])),
+        ("device", _joined([status.get("device"), _precision(status), _threads(status)])),
         ("machine", _joined([environment.get("platform"), _cores(environment), _memory(environment)])),
         ("python", environment.get("python", NOTHING)),
     ]
@@ -31,6 +33,8 @@ def repeat_section(facts: RunFacts) -> Markup:
     parts: list[Child] = []
     if status.get("command"):
         parts.append(element("pre", str(status["command"])))
+    if facts.config:
+        parts += [element("p", _again(facts)), element("pre", _AGAIN)]
     parts.append(definitions([(name, str(value)) for name, value in machine]))
     if versions:
         parts.append(table(("package", "version"), sorted(versions.items()), text_columns=(0, 1)))
@@ -40,11 +44,25 @@ def repeat_section(facts: RunFacts) -> Markup:
     if facts.config:
         settings = element("pre", tomli_w.dumps(dict(facts.config)).strip())
         parts.append(element("details", element("summary", "Resolved settings (config.toml)"), settings))
-    return section("How to repeat this exactly", *parts)
+    return section("How to repeat this", *parts)
+
+
+def _again(facts: RunFacts) -> str:
+    """How far the same settings give the same model."""
+    if facts.config.get("training", {}).get("steps") is not None:
+        return "From the files of the run folder; on this machine, with these versions, it gives the same bits:"
+    return (
+        "From the files of the run folder. This run ended by the clock, so another one takes more or fewer steps and "
+        "gives a similar model, not the same bits; a run with --steps gives the same bits."
+    )
 
 
 def _joined(parts: Sequence[Any]) -> str:
     return ", ".join(str(part) for part in parts if part) or NOTHING
+
+
+def _precision(status: Mapping[str, Any]) -> str:
+    return str(status.get("precision") or "").removeprefix("torch.")
 
 
 def _threads(status: Mapping[str, Any]) -> str:

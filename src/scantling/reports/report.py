@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from scantling.errors import ConfigError
 from scantling.evaluation.summary import Summary
 from scantling.files import write_atomic, write_json
 from scantling.reports.facts import RunFacts, read_facts
@@ -29,9 +30,12 @@ def write_report(run: Path, *, out: Path | None = None, with_paths: bool = False
     Raises:
         DataError: the path is not a run folder.
         IntegrityError: a file in it is damaged.
+        ConfigError: `out` is a folder, or would be overwritten by the JSON beside it.
     """
     facts = read_facts(run, with_paths=with_paths)
     path = out or run / "report.html"
+    if path.is_dir() or path.suffix.lower() == ".json":
+        raise ConfigError(f"{path}: wanted the name of the HTML file, such as report.html", code="E-RPT-03")
     write_atomic(path, page(facts).encode("utf-8"))
     write_json(path.with_suffix(".json"), report_json(facts))
     return path

@@ -181,10 +181,12 @@ def _subgroups(evaluation: Evaluation) -> Markup | None:
 
 def _card(facts: RunFacts, picture: Picture, score: CaseScore | None) -> Markup:
     where = f"slice {picture.slice_number} of {picture.n_slices}" if picture.n_slices > 1 else ""
+    part = "enlarged" if picture.enlarged else ""
     role = "the median case" if picture.role == "median" else ""
     lines: list[Child] = []
     if score is not None:
-        lines.append(element("p", "Dice ", element("strong", figure(score.mean)), _after(where), _after(role)))
+        said = [_after(each) for each in (where, part, role)]
+        lines.append(element("p", "Dice ", element("strong", figure(score.mean)), said))
         dice = [
             join(swatch(facts, name), " ", figure(value), _after("" if status == "ok" else readable(status)))
             for (name, value), status in zip(score.dice.items(), score.status.values(), strict=True)
@@ -224,6 +226,7 @@ def _pieces_table(facts: RunFacts, evaluation: Evaluation) -> Markup | None:
             with_interval(each.raw, "dice"),
             with_interval(each.largest, "dice"),
             f"{each.changed} of {each.raw.n}",
+            f"{each.raw.failed} and {each.largest.failed} of {each.raw.n}",
         )
         for each in found
     ]
@@ -231,7 +234,7 @@ def _pieces_table(facts: RunFacts, evaluation: Evaluation) -> Markup | None:
         "Dice of the predictions as they are, beside the Dice after keeping only the largest connected piece "
         "of each class. Every other figure in this report is for the predictions as they are."
     )
-    header = ("class", "as predicted", "largest piece only", "cases changed")
+    header = ("class", "as predicted", "largest piece only", "cases changed", "failed")
     return join(element("h3", "Extra pieces"), table(header, rows), element("p", note, class_="quiet"))
 
 

@@ -54,7 +54,7 @@ def verdict(facts: RunFacts) -> Verdict:
     return Verdict(
         before=f"On {of} the mean foreground Dice is ",
         score=figure(mean.mean),
-        after=f"{interval}{_range_of_classes(evaluation)}.",
+        after=f"{interval}{_range_of_classes(evaluation)}; failed {mean.failed} of {mean.n}.",
         caveats=tuple(_caveats(facts, evaluation)),
     )
 
@@ -99,8 +99,8 @@ def _caveats(facts: RunFacts, evaluation: Evaluation) -> list[str]:
     mean = summary_of(evaluation, MEAN_FOREGROUND, "dice")
     if mean is not None and mean.failed:
         caveats.append(
-            f"Failed {mean.failed} of {mean.n} cases: a structure was missed or wrongly found, or the "
-            "prediction could not be used. Each such Dice counts as 0; distances leave it out."
+            "In a failed case a structure was missed or wrongly found, or the prediction could not be used: its "
+            "Dice counts as 0, and distances leave it out."
         )
     if evaluation.missing:
         shown = ", ".join(evaluation.missing[:8]) + (" ..." if len(evaluation.missing) > 8 else "")

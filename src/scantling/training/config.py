@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from scantling.config import Config
 from scantling.data.case import LabelKind
 from scantling.errors import ConfigError
-from scantling.training.loop import LoopConfig
+from scantling.training.loop_state import LoopConfig
+
+SCHEMA_VERSION: Final = 1
 
 
 class DataConfig(Config):
@@ -63,7 +65,7 @@ class RunConfig(Config):
         init: file of weights to start from (`.safetensors`, `.pth`); what fits is taken.
     """
 
-    schema_version: int = 1
+    schema_version: int = SCHEMA_VERSION
     recipe: str = "supervised"
     settings: dict[str, Any] = Field(default_factory=dict)
     seed: int = Field(default=0, ge=0)
@@ -76,6 +78,13 @@ class RunConfig(Config):
     data: DataConfig
     plan: PlanConfig = PlanConfig()
     training: LoopConfig = LoopConfig()
+
+    @field_validator("schema_version")
+    @classmethod
+    def _is_of_this_release(cls, value: int) -> int:
+        if value > SCHEMA_VERSION:
+            raise ValueError("written by a newer release; update scantling to read it")
+        return value
 
 
 def parse_size(text: str) -> float:

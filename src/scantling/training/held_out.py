@@ -45,7 +45,7 @@ def score_held_out(
     def halt(_sentence: str) -> None:
         if stop():
             raise Interrupted(
-                f"stopped while predicting held-out cases; continue with: scantling resume {run.path.name}",
+                f"stopped while predicting held-out cases; {run.how_to_resume}",
                 code="E-INT-01",
             )
 

@@ -2,99 +2,35 @@
 
 from __future__ import annotations
 
-import copy
+import contextlib
 import math
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal, final
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import Final, final
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
-from scantling.config import Config
 from scantling.data.sample import Sample
 from scantling.errors import IntegrityError, Interrupted, ResourceError
-from scantling.inference.device import autocast, mixed_precision
+from scantling.processes import process_count
 from scantling.recipes.recipe import Recipe
-from scantling.seeding import global_torch_seed, torch_generator
-from scantling.targets.teacher import AveragedCopy
 from scantling.training.batches import StepSamples, batches
-from scantling.training.checkpoint import (
-    Checkpoint,
-    load_checkpoint,
-    optimiser_state,
-    restore_optimiser,
-    save_checkpoint,
-)
-from scantling.training.optimisation import (
-    OptimisationConfig,
-    build_optimiser,
-    gradient_norm,
-    learning_rate,
-    set_learning_rate,
-)
+from scantling.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from scantling.training.distributed import agree
+from scantling.training.interruption import BrokenOff
+from scantling.training.loop_state import LoopConfig, LoopState, Validate, Validation
+from scantling.training.optimisation import learning_rate, risen_rate, set_learning_rate
 from scantling.training.progress import Display, Moment, Silent
 from scantling.training.run_folder import RunFolder
+from scantling.training.skipped import dump_skipped
+from scantling.training.step import Outcome, Stepper, is_out_of_memory
 from scantling.training.tensorboard import TensorBoard
-from scantling.views.maker import make_views
 
-MOST_BATCH_SPLITS = 3
-_PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-class LoopConfig(Config):
-    """How long, how often, how exact.
-
-    Attributes:
-        steps: length of the run in optimiser steps; with it a run is repeatable to the bit.
-        seconds: length in seconds of training, if `steps` is None: the schedule then follows the clock, so the
-            run ends on time on any machine, and two runs differ.
-        validate_share: largest share of the time spent on validation when the length is in seconds.
-        patience: stop after this many validations without a better score; 0 never stops early.
-        precision: "auto" takes the half precision in which the device is faster, if it has one.
-        skipped_share: more steps than this share with a loss or gradient that is not finite end the run.
-        tensorboard: also write the epochs to `RUN/tensorboard` (extra `tensorboard`).
-    """
-
-    steps: int | None = Field(default=None, ge=1)
-    seconds: float | None = Field(default=None, gt=0)
-    steps_per_epoch: int = Field(default=100, ge=1)
-    validate_every: int = Field(default=1, ge=1)
-    validate_share: float = Field(default=0.08, gt=0, lt=1)
-    patience: int = Field(default=0, ge=0)
-    checkpoint_seconds: float = Field(default=60.0, ge=0)
-    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    skipped_share: float = Field(default=0.01, ge=0, le=1)
-    tensorboard: bool = False
-    optimisation: OptimisationConfig = OptimisationConfig()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Validation:
-    """Score of a network on the inner validation patients: mean Dice and the Dice of each class."""
-
-    mean_dice: float
-    per_class: Mapping[str, float]
-
-
-Validate = Callable[[nn.Module], Validation]
-
-
-@dataclass(kw_only=True)
-class _State:
-    """What changes from step to step besides weights; all of it is saved."""
-
-    step: int = 0
-    elapsed: float = 0.0
-    validation_seconds: float = 0.0
-    splits: int = 0
-    skipped: int = 0
-    best_score: float | None = None
-    validations_since_best: int = 0
-    sums: dict[str, float] = field(default_factory=dict)
-    counted: int = 0
+MOST_RETRIES: Final = 3
+"""Times a run may become smaller because memory did not suffice."""
+MOST_DUMPS: Final = 3
 
 
 @final
@@ -102,8 +38,10 @@ class Loop:
     """Trains a recipe on samples until its steps or its time are used up.
 
     Args:
+        patch_divisor: what each length of a patch must be a multiple of, for the network's strides.
         validate: scores a network on held-back training patients; None where there are too few.
         stop: asked after each step; True means save and raise `Interrupted`.
+        breakable: entered around work that may be broken off by `BrokenOff`.
     """
 
     def __init__(
@@ -116,55 +54,59 @@ class Loop:
         run: RunFolder,
         seed: int,
         device: torch.device,
+        patch_divisor: tuple[int, ...] | None = None,
         workers: int = 0,
         validate: Validate | None = None,
         display: Display | None = None,
         stop: Callable[[], bool] = lambda: False,
+        breakable: Callable[[], AbstractContextManager[object]] = contextlib.nullcontext,
     ) -> None:
-        self.recipe = recipe.to(device).train()
-        self.samples, self.config, self.patch_size = samples, config, patch_size
-        self.run_folder, self.seed, self.device, self.workers = run, seed, device, workers
-        self.validate, self.display, self.stop = validate, display or Silent(), stop
-        self.optimiser = build_optimiser(self.recipe, config.optimisation)
-        decay = config.optimisation.average_decay
-        self.average = AveragedCopy(recipe.deployable(), decay=decay) if decay > 0 else None
-        named = config.precision
-        self.precision = mixed_precision(device) if named == "auto" else _PRECISIONS[named]
-        self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == torch.float16)
+        self.stepper = Stepper(recipe, config.optimisation, precision=config.precision, seed=seed, device=device)
+        self.samples, self.config = samples, config
+        self._plan_patch, self._divisor = patch_size, patch_divisor or (1,) * len(patch_size)
+        self.run_folder, self.device, self.workers = run, device, workers
+        self.validate, self.display = validate, display or Silent()
+        # several processes stop together, between two steps
+        self.stop, self.breakable = stop, breakable if process_count() == 1 else contextlib.nullcontext
         self.board = TensorBoard(run.path / "tensorboard") if config.tensorboard else None
-        self.state = _State()
+        self.state = LoopState()
+        self._best: dict[str, Tensor] = {}
         self._recent_loss, self._rate = math.nan, math.nan
+
+    @property
+    def recipe(self) -> Recipe:
+        """What is trained."""
+        return self.stepper.recipe
+
+    @property
+    def precision(self) -> torch.dtype | None:
+        """Of the network's computations; None is float32."""
+        return self.stepper.precision
+
+    @property
+    def patch_size(self) -> tuple[int, ...]:
+        """Size of the views: the plan's, or smaller where memory did not suffice."""
+        return tuple(self.state.patch_size or self._plan_patch)
 
     def run(self) -> nn.Module:
         """Train to the end; the network to deploy: the best validated one, else the averaged or last weights.
 
         Raises:
             Interrupted: `stop` said so; a checkpoint is on disk.
-            ResourceError: a part of the batch still does not fit in memory after halving it three times.
+            ResourceError: memory does not suffice after the run has become smaller three times.
             IntegrityError: more than the allowed share of steps had a loss or gradient that is not finite.
         """
-        stream = batches(self.samples, start=self.state.step, workers=self.workers)
-        saved_at = started = time.monotonic()
-        before = self.state.elapsed
-        while (progress := self.progress()) < 1:
-            self._step(next(stream), progress)
-            self.state.elapsed = before + time.monotonic() - started
-            self._show()
-            at_epoch_end = self.state.step % self.samples.steps_per_epoch == 0
-            if at_epoch_end and self._end_epoch():
-                break
-            if self.stop():
+        stream = batches(self.samples, start=self.state.step, workers=self.workers, say=self.display.say)
+        with contextlib.closing(stream):
+            try:
+                self._train(stream)
+            except BrokenOff:
+                self.stepper.undo()
                 self.save()
                 raise Interrupted(
-                    f"stopped at step {self.state.step}; continue with: scantling resume {self.run_folder.path.name}",
+                    f"stopped at step {self.state.step}; {self.run_folder.how_to_resume}",
                     code="E-INT-01",
-                )
-            if time.monotonic() - saved_at >= self.config.checkpoint_seconds:
-                self.save()
-                saved_at = time.monotonic()
-            self.state.elapsed = before + time.monotonic() - started
-        if self.state.counted:
-            self._end_epoch(final=True)
+                ) from None
         self.save()
         return self.deployable(best=True)
 
@@ -178,35 +120,56 @@ class Loop:
 
     def deployable(self, *, best: bool = False) -> nn.Module:
         """The averaged network (or the live one without averaging); with `best` the best validated weights."""
-        network = self.average.module if self.average is not None else self.recipe.deployable()
-        if best and self.state.best_score is not None:
-            checkpoint, _ = load_checkpoint(self.run_folder.checkpoints, tag="best")
-            network.load_state_dict(dict(checkpoint.tensors))
+        network = self.stepper.deployable()
+        if best and self._best:
+            network.load_state_dict(self._best)
         return network
 
     def trial(self) -> float:
-        """Seconds a step takes, by two steps on a copy of the recipe; the run itself is untouched."""
-        twin = copy.deepcopy(self.recipe)
-        seconds = math.nan
-        for _ in range(2):
-            began = time.perf_counter()
-            self._backward(twin, self.samples[0])
-            seconds = time.perf_counter() - began
-        return seconds
+        """Seconds a step takes, by two on a copy of the recipe; the run becomes smaller if they do not fit.
+
+        Raises:
+            ResourceError: as `run`.
+        """
+        while True:
+            try:
+                return self.stepper.trial(
+                    self.samples[0], patch_size=self.patch_size, batch_size=self.samples.batch_size, parts=self.parts
+                )
+            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                self._become_smaller(error)
+
+    @property
+    def parts(self) -> int:
+        """Pieces in which a batch is computed."""
+        return int(2**self.state.splits)
+
+    def extend(self, config: LoopConfig) -> str:
+        """Go on for longer (or shorter) than was set; the sentence says what changes.
+
+        The learning rate goes on from where it is: it never jumps up to the longer run's schedule.
+        """
+        before, rate = self.config, self.state.learning_rate
+        self.config, self.state.stopped_early = config, False
+        progress = self.progress()
+        wanted = learning_rate(progress, config.optimisation)
+        self.state.extended = [progress, rate]
+        sentence = f"The run's length changes from {_length(before)} to {_length(config)}, {100 * progress:.0f} % of "
+        sentence += f"which is done. The learning rate, now {rate:.2g}, "
+        if wanted > rate:
+            return sentence + f"rises no faster than in warm-up to the new schedule's {wanted:.2g} and follows it."
+        return sentence + f"follows the new schedule, which now asks for {wanted:.2g}."
 
     def save(self) -> None:
         """Write a checkpoint of everything a resumed run needs."""
-        optimiser_tensors, optimiser_scalars = optimiser_state(self.optimiser)
-        tensors: dict[str, Tensor] = {f"recipe/{k}": v for k, v in self.recipe.state_dict().items()}
-        tensors |= {f"optimiser/{k}": v for k, v in optimiser_tensors.items()}
-        if self.average is not None:
-            tensors |= {f"average/{k}": v for k, v in self.average.state_dict().items()}
-        scalars: dict[str, Any] = {
-            "state": vars(self.state),
-            "optimiser": optimiser_scalars,
-            "scaler": self.scaler.state_dict(),
-        }
-        save_checkpoint(self.run_folder.checkpoints, Checkpoint(step=self.state.step, tensors=tensors, scalars=scalars))
+        tensors, scalars = self.stepper.state()
+        tensors |= {f"best/{k}": v for k, v in self._best.items()}
+        scalars["state"] = vars(self.state)
+        if self.run_folder.writable:
+            checkpoint = Checkpoint(step=self.state.step, tensors=tensors, scalars=scalars)
+            save_checkpoint(self.run_folder.checkpoints, checkpoint)
 
     def restore(self) -> list[str]:
         """Continue from the newest whole checkpoint; one sentence for each damaged one that was passed over.
@@ -215,110 +178,122 @@ class Loop:
             IntegrityError: there is no usable checkpoint.
         """
         checkpoint, complaints = load_checkpoint(self.run_folder.checkpoints)
-        parts: dict[str, dict[str, Tensor]] = {"recipe": {}, "optimiser": {}, "average": {}}
-        for name, tensor in checkpoint.tensors.items():
-            part, key = name.split("/", 1)
-            parts[part][key] = tensor
-        self.recipe.load_state_dict(parts["recipe"])
-        restore_optimiser(self.optimiser, parts["optimiser"], checkpoint.scalars["optimiser"])
-        if self.average is not None:
-            self.average.load_state_dict(parts["average"])
-        if self.scaler.is_enabled():
-            self.scaler.load_state_dict(checkpoint.scalars["scaler"])
-        self.state = _State(**checkpoint.scalars["state"])
+        tensors = dict(checkpoint.tensors)
+        self._best = {k.removeprefix("best/"): tensors.pop(k) for k in list(tensors) if k.startswith("best/")}
+        self.stepper.restore(tensors, checkpoint.scalars)
+        self.state = LoopState(**checkpoint.scalars["state"])
+        self.run_folder.append_log("resumed", step=self.state.step)
         return complaints
 
-    def _step(self, samples: list[Sample], progress: float) -> None:
-        set_learning_rate(self.optimiser, learning_rate(progress, self.config.optimisation))
-        began = time.perf_counter()
+    def _train(self, stream: Iterator[list[Sample]]) -> None:
+        saved_at = time.monotonic()
+        origin = saved_at - self.state.elapsed
+        while not self.state.stopped_early:
+            progress = self.progress()
+            at_epoch_end = self.state.step % self.samples.steps_per_epoch == 0
+            if self.state.step > self.state.logged_step and (at_epoch_end or progress >= 1):
+                self._end_epoch(last=progress >= 1)
+                continue
+            if progress >= 1:
+                break
+            rate = self._learning_rate(progress)
+            set_learning_rate(self.stepper.optimiser, rate)
+            with self.breakable():
+                outcome = self._backward(next(stream))
+            self._take(outcome)
+            self.state.learning_rate = rate
+            stop, self.state.elapsed = agree(self.stop(), time.monotonic() - origin)
+            self._show(outcome)
+            if stop:
+                raise BrokenOff
+            if time.monotonic() - saved_at >= self.config.checkpoint_seconds:
+                self.save()
+                saved_at = time.monotonic()
+
+    def _learning_rate(self, progress: float) -> float:
+        if self.state.extended is None:
+            return learning_rate(progress, self.config.optimisation)
+        since, before = self.state.extended
+        return risen_rate(progress, self.config.optimisation, since=since, before=before)
+
+    def _backward(self, samples: list[Sample]) -> Outcome:
         while True:
             try:
-                terms = self._backward(self.recipe, samples)
-                break
+                return self.stepper.backward(
+                    samples,
+                    self.state.step,
+                    patch_size=self.patch_size,
+                    batch_size=self.samples.batch_size,
+                    parts=self.parts,
+                )
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-                if not _is_out_of_memory(error):
+                if not is_out_of_memory(error) or process_count() > 1:
                     raise
-                self._split_batch(error)
-        self.scaler.unscale_(self.optimiser)
-        norm = gradient_norm(self.recipe, clip=self.config.optimisation.gradient_clip)
-        if math.isfinite(norm) and all(map(math.isfinite, terms.values())):
-            self.scaler.step(self.optimiser)
-            if self.average is not None:
-                self.average.update(self.recipe.deployable())
-            self.recipe.after_step()
-            for name, value in terms.items():
+                self.stepper.undo()
+                self._become_smaller(error)
+
+    def _take(self, outcome: Outcome) -> None:
+        if outcome.finite:
+            self.stepper.take()
+            for name, value in outcome.terms.items():
                 self.state.sums[name] = self.state.sums.get(name, 0.0) + value
             self.state.counted += 1
         else:
-            self._skip(norm, terms)
-        self.scaler.update()
+            self._skip(outcome)
         self.state.step += 1
-        rate = len(samples) / max(time.perf_counter() - began, 1e-9)
-        self._rate = rate if math.isnan(self._rate) else 0.95 * self._rate + 0.05 * rate
-        total = sum(terms.values())
-        self._recent_loss = total if math.isnan(self._recent_loss) else 0.95 * self._recent_loss + 0.05 * total
 
-    def _backward(self, recipe: Recipe, samples: list[Sample]) -> dict[str, float]:
-        """Gradients of one step, the batch cut into equal parts where it does not fit; terms as plain numbers."""
-        recipe.zero_grad(set_to_none=True)
-        step = self.state.step
-        parts = min(2**self.state.splits, len(samples))
-        totals: dict[str, Tensor] = {}
-        with global_torch_seed(self.seed, "layers", step):
-            for index in range(parts):
-                chunk = samples[index::parts]
-                batch = make_views(
-                    chunk, recipe.views(), self.patch_size, seed=self.seed, train=True, device=self.device
-                )
-                with autocast(self.device, self.precision):
-                    terms = recipe.losses(batch, torch_generator(self.seed, "recipe", step, index))
-                share = len(chunk) / len(samples)
-                loss = self.scaler.scale(torch.stack(list(terms.values())).sum() * share)
-                torch.autograd.backward(loss)
-                for name, term in terms.items():
-                    totals[name] = totals.get(name, torch.zeros((), device=self.device)) + term.detach() * share
-        return {name: float(value) for name, value in totals.items()}
-
-    def _split_batch(self, error: BaseException) -> None:
-        size = len(self.samples[self.state.step])
-        if self.state.splits == MOST_BATCH_SPLITS or 2**self.state.splits >= size:
+    def _become_smaller(self, error: BaseException) -> None:
+        """First the batch in more parts, then a smaller patch; said, logged, and not for ever."""
+        batch, patch = self.samples.batch_size, self.patch_size
+        smaller = _halved(patch, self._divisor)
+        if self.state.retries == MOST_RETRIES or (self.parts >= batch and smaller is None):
             raise ResourceError(
-                f"training: a batch part of {max(size // 2**self.state.splits, 1)} of {size} samples does not fit in "
-                f"memory; make plan.patch_size smaller or use a device with more memory",
+                f"training: {max(batch // self.parts, 1)} of {batch} samples of {_by(patch)} do not fit in memory "
+                f"after {self.state.retries} retries; make plan.patch_size smaller or use a device with more memory",
                 code="E-RES-02",
             ) from error
-        self.state.splits += 1
-        self.recipe.zero_grad(set_to_none=True)
+        self.state.retries += 1
+        if self.parts < batch:
+            self.state.splits += 1
+            change = (
+                f"the batch of {batch} is now computed in {min(self.parts, batch)} parts with accumulated gradients"
+            )
+        else:
+            self.state.patch_size = list(smaller or patch)
+            change = f"patches are now {_by(self.patch_size)} instead of {_by(patch)}"
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        self.display.say(
-            f"Out of memory: the batch of {size} is now computed in {min(2**self.state.splits, size)} parts with "
-            f"accumulated gradients; the result is that of the same batch size."
+        self.display.say(f"Out of memory: {change} (retry {self.state.retries} of {MOST_RETRIES}).")
+        self.run_folder.append_log(
+            "out_of_memory", step=self.state.step, parts=min(self.parts, batch), patch_size=list(self.patch_size)
         )
-        self.run_folder.append_log("out_of_memory", step=self.state.step, parts=min(2**self.state.splits, size))
 
-    def _skip(self, norm: float, terms: dict[str, float]) -> None:
-        self.state.skipped += 1
-        self.optimiser.zero_grad(set_to_none=True)
-        bad = [name for name, value in terms.items() if not math.isfinite(value)]
-        self.run_folder.append_log("skipped_step", step=self.state.step, terms=bad, gradient=str(norm))
-        if self.scaler.is_enabled() and not bad:
-            return  # the scaler backs off by itself; that is not divergence
-        if self.state.skipped > max(3, self.config.skipped_share * (self.state.step + 1)):
+    def _skip(self, outcome: Outcome) -> None:
+        """Count, log and dump a step that is not finite; too many of them end the run."""
+        state, bad = self.state, outcome.bad_terms
+        overflow = self.stepper.scaler.is_enabled() and not bad  # the scaler backs off; that is not divergence
+        self.stepper.skip()
+        state.skipped += not overflow
+        self.run_folder.append_log("skipped_step", step=state.step, terms=bad, gradient=str(outcome.gradient_norm))
+        if overflow:
+            return
+        if state.skipped <= MOST_DUMPS:
+            dump_skipped(self.run_folder, self.stepper, self.samples[state.step], state.step, self.patch_size, outcome)
+        if state.skipped > max(3, self.config.skipped_share * (state.step + 1)):
             self.save()
             raise IntegrityError(
-                f"training: {self.state.skipped} of {self.state.step + 1} steps had a loss or gradient that is not "
-                f"finite ({', '.join(bad) or 'gradient'}); lower training.optimisation.learning_rate, or look at "
-                "the data",
+                f"training: {state.skipped} of {state.step + 1} steps had a loss or gradient that is not finite "
+                f"({', '.join(bad) or 'gradient'}); lower training.optimisation.learning_rate, or look at the batches "
+                f"in {self.run_folder.path.name}/skipped",
                 code="E-CHK-10",
             )
 
-    def _end_epoch(self, *, final: bool = False) -> bool:
-        """Log the epoch, validate if it is time to; True if the run should stop early."""
+    def _end_epoch(self, *, last: bool) -> None:
+        """Log the epoch; validate before if it is time to, which may end the run early."""
         state = self.state
-        epoch = max(state.step - 1, 0) // self.samples.steps_per_epoch
+        epoch = (state.step - 1) // self.samples.steps_per_epoch
         score = None
-        if self.validate is not None and (final or self._validation_is_due(epoch)):
+        if self.validate is not None and (last or self._validation_is_due(epoch)):
             score = self._validate()
         facts = {
             "epoch": epoch,
@@ -326,7 +301,7 @@ class Loop:
             "seconds": round(state.elapsed, 2),
             "progress": round(self.progress(), 5),
             "losses": {name: value / max(state.counted, 1) for name, value in state.sums.items()},
-            "learning_rate": self.optimiser.param_groups[0]["lr"],
+            "learning_rate": state.learning_rate,
             "samples_per_second": None if math.isnan(self._rate) else round(self._rate, 2),
             "skipped": state.skipped,
             "validation": None if score is None else {"mean_dice": score.mean_dice, "per_class": dict(score.per_class)},
@@ -334,12 +309,10 @@ class Loop:
         self.run_folder.append_log("epoch", **facts)
         if self.board is not None:
             self.board.epoch(facts)
-        state.sums, state.counted = {}, 0
-        return bool(self.config.patience) and state.validations_since_best >= self.config.patience
+        state.sums, state.counted, state.logged_step = {}, 0, state.step
+        state.stopped_early = bool(self.config.patience) and state.validations_since_best >= self.config.patience
 
     def _validation_is_due(self, epoch: int) -> bool:
-        if self.progress() >= 1:
-            return True
         if self.config.steps is None:
             return self.state.validation_seconds <= self.config.validate_share * self.state.elapsed
         return (epoch + 1) % self.config.validate_every == 0
@@ -347,24 +320,28 @@ class Loop:
     def _validate(self) -> Validation:
         assert self.validate is not None
         began = time.monotonic()
+        self.save()  # the validation may take long
         network = self.deployable()
         was_training = network.training
-        network.eval()
-        score = self.validate(network)
-        network.train(was_training)
+        try:
+            with self.breakable():
+                score = self.validate(network.eval())
+        finally:
+            network.train(was_training)
         if self.state.best_score is None or score.mean_dice > self.state.best_score:
             self.state.best_score, self.state.validations_since_best = score.mean_dice, 0
-            save_checkpoint(
-                self.run_folder.checkpoints,
-                Checkpoint(step=self.state.step, tensors=network.state_dict(), scalars={"score": score.mean_dice}),
-                tag="best",
-            )
+            self._best = {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
         else:
             self.state.validations_since_best += 1
         self.state.validation_seconds += time.monotonic() - began
         return score
 
-    def _show(self) -> None:
+    def _show(self, outcome: Outcome) -> None:
+        rate = outcome.n_samples * process_count() / max(outcome.seconds, 1e-9)
+        total = sum(outcome.terms.values())
+        first = math.isnan(self._rate)
+        self._rate = rate if first else 0.95 * self._rate + 0.05 * rate
+        self._recent_loss = total if math.isnan(self._recent_loss) else 0.95 * self._recent_loss + 0.05 * total
         progress = self.progress()
         left = self.state.elapsed * (1 - progress) / max(progress, 1e-6)
         self.display.show(
@@ -379,8 +356,16 @@ class Loop:
         )
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    text = str(error)
-    return "not enough memory" in text or "can't allocate memory" in text or "out of memory" in text
+def _halved(patch: tuple[int, ...], divisor: tuple[int, ...]) -> tuple[int, ...] | None:
+    """The patch with its longest axis about halved, still a multiple of `divisor`; None where it cannot be."""
+    axis = max(range(len(patch)), key=lambda a: patch[a])
+    length = patch[axis] // 2 // divisor[axis] * divisor[axis]
+    return None if length < 2 * divisor[axis] else (*patch[:axis], length, *patch[axis + 1 :])
+
+
+def _by(lengths: tuple[int, ...]) -> str:
+    return " x ".join(map(str, lengths))
+
+
+def _length(config: LoopConfig) -> str:
+    return f"{config.steps} steps" if config.steps is not None else f"{config.seconds or 0:.0f} s"

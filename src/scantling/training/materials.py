@@ -65,14 +65,16 @@ def gather(
     manifest = inspection.usable
     _keep_lock(run, manifest, inspection)
     split = Split.load(run.split) if run.split.is_file() else _split(manifest, config)
-    split.save(run.split)
+    if run.writable:
+        split.save(run.split)
     manifest = _searched_classes(manifest, split, config, display)
     if run.plan.is_file():
         plan = Plan.parse(read_json(run.plan), where=str(run.plan))
         _require_fit(plan, manifest)
     else:
         plan = _plan(manifest, split, config, device_kind, memory_gb)
-        write_json(run.plan, plan.model_dump(mode="json"))
+        write_json(run.plan, plan.model_dump(mode="json"))  # the others find it there
+    display.say(_recipe_sentence(config, split))
     check_network_plan(plan.network, dimensions=plan.dimensions)
     display.say(f"Plan: {describe(plan)}")
     for decision, reason in plan.reasons.items():
@@ -141,6 +143,17 @@ def _plan(
     patch = tuple(-(-n // d) * d for n, d in zip(plan.patch_size, divisor, strict=False))
     mirror = plan.mirror_axes if wanted.mirror_axes is None else wanted.mirror_axes
     return plan.model_copy(update={"network": network, "patch_size": patch, "mirror_axes": mirror})
+
+
+def _recipe_sentence(config: RunConfig, split: Split) -> str:
+    """The method, and what it learns from: nobody shall think that unlabelled images count where they do not."""
+    count = len(split.train)
+    sentence = f"Recipe: {config.recipe} on {count} labelled case{'s' * (count != 1)}"
+    if not split.unlabelled:
+        return sentence
+    if RECIPES[config.recipe].uses_unlabelled:
+        return f"{sentence} and {len(split.unlabelled)} unlabelled ones"
+    return f"{sentence}; the {len(split.unlabelled)} unlabelled ones are not used by it"
 
 
 def _require_fit(plan: Plan, manifest: Manifest) -> None:

@@ -6,8 +6,9 @@ import math
 from typing import Literal
 
 import torch
+from jaxtyping import Float
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
 from scantling.config import Config
 
@@ -59,16 +60,26 @@ def learning_rate(progress: float, config: OptimisationConfig) -> float:
     return config.learning_rate
 
 
+def risen_rate(progress: float, config: OptimisationConfig, *, since: float, before: float) -> float:
+    """The schedule's rate for a run that was made longer at `since`, where its rate was `before`.
+
+    A longer run's schedule may ask for a higher rate than the shorter one ended with; the rate then rises no
+    faster than in warm-up (of at least a hundredth of the run) until it meets the schedule, and follows it.
+    """
+    slope = config.learning_rate / max(config.warmup_fraction, 0.01)
+    return min(learning_rate(progress, config), before + slope * max(progress - since, 0.0))
+
+
 def set_learning_rate(optimiser: torch.optim.Optimizer, value: float) -> None:
     """Give every parameter group this learning rate."""
     for group in optimiser.param_groups:
         group["lr"] = value
 
 
-def gradient_norm(model: nn.Module, *, clip: float) -> float:
+def gradient_norm(model: nn.Module, *, clip: float) -> Float[Tensor, ""]:
     """The global gradient norm before clipping; gradients are scaled down to `clip` if it is above 0 and smaller.
 
     NaN or infinite where any gradient is: the caller must then skip the step.
     """
     limit = clip if clip > 0 else math.inf
-    return float(torch.nn.utils.clip_grad_norm_(model.parameters(), limit, foreach=True))
+    return torch.nn.utils.clip_grad_norm_(model.parameters(), limit, foreach=True)

@@ -2,32 +2,42 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
+import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from scantling.data.dataset import PatchDataset
 from scantling.data.plan import Plan
 from scantling.data.planning import DeviceKind
-from scantling.errors import DataError, Interrupted, ScantlingError
-from scantling.files import read_json, write_atomic, write_json
+from scantling.errors import ConfigError, DataError, Interrupted, ScantlingError
+from scantling.files import disk_errors, read_json, write_atomic, write_json
 from scantling.inference.device import device_memory_gb, resolve_device
 from scantling.inference.model_folder import save_model
 from scantling.networks import load_initial
+from scantling.processes import launched, process_count, process_rank
 from scantling.recipes import build_recipe, parse_settings
 from scantling.seeding import torch_generator
 from scantling.training.batches import StepSamples
+from scantling.training.checkpoint import has_checkpoint
 from scantling.training.config import RunConfig
+from scantling.training.distributed import agree, joined_processes, lost_process_named, wait_for_all
 from scantling.training.forecast import forecast
 from scantling.training.held_out import held_out_seconds, score_held_out
-from scantling.training.interruption import stop_signals
-from scantling.training.loop import Loop, LoopConfig
+from scantling.training.interruption import BrokenOff, StopSignals, stop_signals
+from scantling.training.loop import Loop
+from scantling.training.loop_state import LoopConfig
 from scantling.training.materials import Materials, gather
 from scantling.training.progress import Display, Silent
 from scantling.training.run_folder import RunFolder, command_line, environment, now
+from scantling.training.run_lock import run_lock
 from scantling.training.validation import inner_validation
 
 
@@ -48,51 +58,115 @@ def start(
     Raises:
         ConfigError: the folder is in use, there is no such recipe, or a setting does not fit the data.
         DataError: nothing to train on.
-        Interrupted: stopped by a signal; `resume` goes on.
+        Interrupted: stopped by a signal, or another process of the run ended; `resume` goes on.
     """
     parse_settings(config.recipe, config.settings)
     given = None if plan is None else Plan.parse(read_json(plan), where=str(plan))
-    run = RunFolder.create(out, overwrite=overwrite)
-    config.save(run.config)
-    if given is not None:
-        write_json(run.plan, given.model_dump(mode="json"))
-    run.update(
-        status="preparing",
-        command=command_line(),
-        started=now(),
-        environment=environment(),
-        recipe=config.recipe,
-        seed=config.seed,
-    )
-    return _carry(run, config, display or Silent(), dry_run=dry_run)
+    with joined_processes(resolve_device(config.device)) as device:
+        if process_rank() == 0:
+            RunFolder.create(out, overwrite=overwrite)
+        wait_for_all()
+        run = RunFolder(out, writable=process_rank() == 0)
+        display = display or Silent()
+        try:
+            with _alone_in(run, display):
+                if run.writable:
+                    config.save(run.config)
+                    if given is not None:
+                        write_json(run.plan, given.model_dump(mode="json"))
+                    run.update(
+                        status="preparing",
+                        command=command_line(),
+                        started=now(),
+                        environment=environment(),
+                        recipe=config.recipe,
+                        seed=config.seed,
+                    )
+                return _carry(run, config, device, display, dry_run=dry_run)
+        except (ConfigError, DataError):
+            if run.writable and not has_checkpoint(run.checkpoints):
+                shutil.rmtree(run.path, ignore_errors=True)  # refused before its first step: the name is free again
+            raise
 
 
-def resume(path: Path, *, display: Display | None = None) -> RunFolder:
-    """Go on with an interrupted run, with the settings it was started with.
+def resume(
+    path: Path, *, steps: int | None = None, seconds: float | None = None, display: Display | None = None
+) -> RunFolder:
+    """Go on with an interrupted run, with the settings it was started with, or make any run longer.
+
+    Args:
+        steps: new length of a run that is measured in steps.
+        seconds: what a run that is measured in time gets on top of it.
 
     Raises:
-        DataError: the path is not a run folder, or the run is already finished.
+        DataError: the path is not a run folder, or the run is finished and is not to become longer.
+        ConfigError: `steps` for a run by the clock, or `seconds` for one by steps.
         PlanMismatch: the data changed since the run was started.
     """
-    run = RunFolder.open(path)
-    if run.status()["status"] == "finished":
-        raise DataError(
-            f"{path.name}: the run is finished; start a new one with 'train', or use its model with 'predict'",
-            code="E-RUN-02",
-        )
-    return _carry(run, RunConfig.load(run.config), display or Silent())
+    run = replace(RunFolder.open(path), writable=launched()[0] == 0)
+    display = display or Silent()
+    with _alone_in(run, display):
+        for sentence in run.verify() if run.writable else ():
+            display.say(sentence)
+        config = RunConfig.load(run.config)
+        longer = _longer(run, config, steps, seconds)
+        if run.status()["status"] == "finished" and longer is None:
+            raise DataError(
+                f"{path.name}: the run is finished; make it longer with --steps or --time, start a new one with "
+                "'train', or use its model with 'predict'",
+                code="E-RUN-02",
+            )
+        with joined_processes(resolve_device(config.device)) as device:
+            # the weight gradient of a convolution is summed per thread, so its last bits depend on their number
+            torch.set_num_threads(int(run.status().get("threads", torch.get_num_threads())))
+            return _carry(run, config, device, display, longer=longer)
 
 
-def _carry(run: RunFolder, config: RunConfig, display: Display, *, dry_run: bool = False) -> RunFolder:
+@contextlib.contextmanager
+def _alone_in(run: RunFolder, display: Display) -> Iterator[None]:
+    """Within the block no other run is in the folder."""
+    with run_lock(run.path) if run.writable else contextlib.nullcontext("") as caution:
+        if caution:
+            display.say(caution)
+        yield
+
+
+def _longer(run: RunFolder, config: RunConfig, steps: int | None, seconds: float | None) -> LoopConfig | None:
+    if steps is None and seconds is None:
+        return None
+    now_ = _loop_config(run, config)
+    if (now_.steps is None) != (steps is None) or (seconds is not None and steps is not None):
+        kind, option = ("time", "--time") if now_.steps is None else ("steps", "--steps")
+        raise ConfigError(f"{run.path.name}: its length is measured in {kind}; give {option} alone", code="E-CFG-31")
+    if steps is not None:
+        return now_.model_copy(update={"steps": steps})
+    return now_.model_copy(update={"seconds": (now_.seconds or 0.0) + (seconds or 0.0)})
+
+
+def _carry(
+    run: RunFolder,
+    config: RunConfig,
+    device: torch.device,
+    display: Display,
+    *,
+    longer: LoopConfig | None = None,
+    dry_run: bool = False,
+) -> RunFolder:
     began = time.monotonic()
+    display = display if run.writable else Silent()
     try:
-        with stop_signals() as stop:
-            _carry_on(run, config, display, stop, began, dry_run=dry_run)
+        with stop_signals() as stop, lost_process_named(), disk_errors(run.path):
+            _carry_on(run, config, device, display, stop, began, longer=longer, dry_run=dry_run)
+    except BrokenOff:
+        sentence = f"stopped while {run.status()['status']}; {run.how_to_resume}"
+        run.update(status="interrupted", reason=sentence)
+        raise Interrupted(sentence, code="E-INT-01") from None
     except Interrupted as error:
         run.update(status="interrupted", reason=error.message)
         raise
-    except ScantlingError as error:
-        run.update(status="failed", reason=str(error))
+    except (ScantlingError, OSError) as error:
+        with contextlib.suppress(ScantlingError, OSError):  # the disk may be what failed
+            run.update(status="failed", reason=str(error))
         raise
     finally:
         display.close()
@@ -102,17 +176,18 @@ def _carry(run: RunFolder, config: RunConfig, display: Display, *, dry_run: bool
 def _carry_on(
     run: RunFolder,
     config: RunConfig,
+    device: torch.device,
     display: Display,
-    stop: Callable[[], bool],
+    stop: StopSignals,
     began: float,
     *,
+    longer: LoopConfig | None,
     dry_run: bool,
 ) -> None:
-    device = resolve_device(config.device)
-    kind: DeviceKind = "cuda" if device.type == "cuda" else "cpu"
-    materials = gather(run, config, device_kind=kind, memory_gb=device_memory_gb(device), display=display)
+    with stop.breakable():
+        materials = _gather_in_turn(run, config, device, display)
     loop = _build_loop(run, config, materials, device, display, stop)
-    resumed = (run.checkpoints / "index.json").is_file()
+    resumed = has_checkpoint(run.checkpoints)
     if resumed:
         for complaint in loop.restore():
             display.say(complaint)
@@ -120,15 +195,19 @@ def _carry_on(
     elif config.time_seconds is not None:
         reserve = held_out_seconds(loop, materials, device)
         left = config.time_seconds - (time.monotonic() - began) - reserve - 3 * loop.trial()
-        loop.config = loop.config.model_copy(update={"seconds": max(left, 0.2 * config.time_seconds)})
+        _, seconds = agree(False, max(left, 0.2 * config.time_seconds))
+        loop.config = loop.config.model_copy(update={"seconds": seconds})
+    if longer is not None:
+        _make_longer(run, config, loop, longer, display, resumed=resumed)
     needs = forecast(loop, prepared_bytes=materials.train.nbytes, folder=run.path)
     display.say(needs.sentence())
     needs.require(ram_gib=config.budget_ram_gib, disk_gib=config.budget_disk_gib)
     display.say(f"Validation: {materials.split.sentence}")
-    display.say(f"Stop any time with Ctrl-C; continue with: scantling resume {run.path}")
+    display.say(f"Stop any time with Ctrl-C; {run.how_to_resume}")
     run.update(
         status="training",
         device=str(device),
+        processes=process_count(),
         precision=str(loop.precision or torch.float32),
         threads=torch.get_num_threads(),
         forecast={
@@ -143,20 +222,75 @@ def _carry_on(
         run.update(status="dry run")
         return
     network = loop.run()
-    network.eval()
+    if run.writable:
+        _finish(run, config, materials, loop, network.eval(), device=device, display=display, stop=stop, began=began)
+
+
+def _gather_in_turn(run: RunFolder, config: RunConfig, device: torch.device, display: Display) -> Materials:
+    """The first process prepares; the others find everything on disk."""
+    kind: DeviceKind = "cuda" if device.type == "cuda" else "cpu"
+    if not run.writable:
+        wait_for_all()
+    materials = gather(run, config, device_kind=kind, memory_gb=device_memory_gb(device), display=display)
+    if run.writable:
+        wait_for_all()
+    if (batch := materials.plan.batch_size) < process_count():
+        raise ConfigError(
+            f"plan.batch_size {batch}: smaller than the {process_count()} processes that share it; start fewer "
+            "processes, or --set plan.batch_size to a multiple of their number",
+            code="E-CFG-32",
+        )
+    return materials
+
+
+def _make_longer(
+    run: RunFolder, config: RunConfig, loop: Loop, longer: LoopConfig, display: Display, *, resumed: bool
+) -> None:
+    if not resumed:
+        loop.config = longer
+    else:
+        sentence = loop.extend(longer)
+        display.say(sentence)
+        run.append_log("extended", step=loop.state.step, sentence=sentence)
+        loop.save()
+    if run.writable:
+        kept = {"steps": longer.steps} if longer.steps is not None else {"seconds": longer.seconds}
+        config.model_copy(update={"training": config.training.model_copy(update=kept)}).save(run.config)
+        run.seal(run.config.name)
+
+
+def _finish(
+    run: RunFolder,
+    config: RunConfig,
+    materials: Materials,
+    loop: Loop,
+    network: nn.Module,
+    *,
+    device: torch.device,
+    display: Display,
+    stop: StopSignals,
+    began: float,
+) -> None:
+    """Save the model, predict and score what was held out."""
+    plan = materials.plan.model_copy(update={"patch_size": loop.patch_size})
+    materials = replace(materials, plan=plan)
     meta = _meta(config, materials, loop)
-    save_model(run.model, network, materials.plan, meta)
+    save_model(run.model, network, plan, meta)
     run.update(
         status="predicting",
         steps=loop.state.step,
         skipped_steps=loop.state.skipped,
         training_seconds=round(loop.state.elapsed, 1),
     )
-    evaluation = score_held_out(
-        run, materials, network, meta, device=device, seed=config.seed, display=display, stop=stop
-    )
+    display.close()  # of the bar
+    if materials.split.heldout:
+        display.say(f"Predicting and scoring {len(materials.split.heldout)} held-out cases.")
+    with stop.breakable():
+        evaluation = score_held_out(
+            run, materials, network, meta, device=device, seed=config.seed, display=display, stop=stop
+        )
     if evaluation is not None:
-        save_model(run.model, network, materials.plan, {**meta, "held_out": evaluation.headline()})
+        save_model(run.model, network, plan, {**meta, "held_out": evaluation.headline()})
     run.update(status="finished", finished=now(), seconds=round(time.monotonic() - began, 1))
 
 
@@ -166,14 +300,15 @@ def _build_loop(
     materials: Materials,
     device: torch.device,
     display: Display,
-    stop: Callable[[], bool],
+    stop: StopSignals,
 ) -> Loop:
     plan = materials.plan
     recipe = build_recipe(config.recipe, config.settings, plan, torch_generator(config.seed, "weights"))
-    if config.init is not None and not (run.checkpoints / "index.json").is_file():
+    if config.init is not None and not has_checkpoint(run.checkpoints):
         report = load_initial(recipe.deployable(), Path(config.init), plan.network)
         display.say(str(report))
-        write_atomic(run.path / "transfer.txt", str(report).encode())
+        if run.writable:
+            write_atomic(run.path / "transfer.txt", str(report).encode())
     samples = StepSamples(
         PatchDataset(
             materials.train,
@@ -184,6 +319,8 @@ def _build_loop(
         ),
         plan.batch_size,
         config.training.steps_per_epoch,
+        rank=process_rank(),
+        processes=process_count(),
     )
     loop = Loop(
         recipe,
@@ -193,9 +330,11 @@ def _build_loop(
         run=run,
         seed=config.seed,
         device=device,
+        patch_divisor=tuple(math.prod(strides) for strides in zip(*plan.network.strides, strict=True)),
         workers=config.workers,
         display=display,
         stop=stop,
+        breakable=stop.breakable,
     )
     if materials.validation.cases:
         loop.validate = inner_validation(materials.validation.cases, plan, device=device, precision=loop.precision)

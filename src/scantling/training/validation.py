@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 import torch
@@ -11,8 +12,14 @@ from torch import nn
 
 from scantling.data.plan import Plan
 from scantling.data.store import PreparedCase
+from scantling.inference.canvas import StoredImage
+from scantling.inference.memory import prediction_batch
 from scantling.inference.sliding_window import predict_labels
-from scantling.training.loop import Validate, Validation
+from scantling.processes import process_count, process_rank, sum_over_processes
+from scantling.training.loop_state import Validate, Validation
+
+VALIDATION_OVERLAP: Final = 0.25
+_BLOCK: Final = 2**20
 
 
 def inner_validation(
@@ -21,23 +28,25 @@ def inner_validation(
     """A function that scores a network on these cases: mean over classes of the Dice pooled over cases.
 
     Pooling voxels over cases keeps a class that is absent from some of them defined; a class absent from all is
-    NaN and left out of the mean.
+    NaN and left out of the mean. Several processes share the cases; each gets the score of all.
     """
+    own = cases[process_rank() :: process_count()]
 
     def validate(network: nn.Module) -> Validation:
         n_classes = len(plan.classes.names)
         totals = np.zeros((3, n_classes))
-        for case in cases:
+        for case in own:
             labels = case.labels
             if labels is None:
                 continue
-            image = torch.from_numpy(case.normalised())
+            image = StoredImage(array=torch.from_numpy(np.array(case.image)), scale=case.scale, offset=case.offset)
             predicted = predict_labels(
-                network, image, patch_size=plan.patch_size, n_classes=n_classes, overlap=0.25, amp=precision,
-                batch_size=plan.batch_size, slices=plan.dimensions < plan.image_axes, device=device,
+                network, image, patch_size=plan.patch_size, n_classes=n_classes, overlap=VALIDATION_OVERLAP,
+                batch_size=validation_batch(plan, device), slices=plan.dimensions < plan.image_axes, amp=precision,
+                device=device,
             ).numpy()  # fmt: skip
             totals += overlap_counts(predicted, np.asarray(labels), case.annotated)
-        both, predicted_size, reference_size = totals
+        both, predicted_size, reference_size = sum_over_processes(torch.from_numpy(totals)).numpy()
         present = reference_size > 0
         dice = np.where(present, 2 * both / np.maximum(predicted_size + reference_size, 1), np.nan)
         per_class = {name: float(dice[k]) for k, name in enumerate(plan.classes.names) if k and present[k]}
@@ -46,15 +55,25 @@ def inner_validation(
     return validate
 
 
+def validation_batch(plan: Plan, device: torch.device) -> int:
+    """Patches in one forward pass of a validation: no more than training has, nor than prediction."""
+    return min(plan.batch_size, prediction_batch(plan, device=device.type))
+
+
 def overlap_counts(
     predicted: np.ndarray, reference: np.ndarray, annotated: np.ndarray
 ) -> Float[np.ndarray, "three klass"]:
     """Voxels of each class in both maps, in the prediction, in the reference; unknown voxels and classes that
     were not looked for count nowhere."""
     n_classes = len(annotated)
-    known = reference >= 0
-    pairs = predicted[known].astype(np.int64) * n_classes + reference[known]
-    confusion = np.bincount(pairs, minlength=n_classes**2).reshape(n_classes, n_classes).astype(np.float64)
-    counts = np.stack([np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)])
+    confusion = np.zeros(n_classes**2, dtype=np.int64)
+    predicted, reference = predicted.reshape(-1), reference.reshape(-1)
+    for start in range(0, reference.size, _BLOCK):  # counting takes many bytes a voxel
+        part = slice(start, start + _BLOCK)
+        known = reference[part] >= 0
+        pairs = predicted[part][known].astype(np.int64) * n_classes + reference[part][known]
+        confusion += np.bincount(pairs, minlength=n_classes**2)
+    table = confusion.reshape(n_classes, n_classes).astype(np.float64)
+    counts = np.stack([np.diag(table), table.sum(axis=1), table.sum(axis=0)])
     kept: np.ndarray = counts * annotated
     return kept

@@ -8,7 +8,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -78,6 +77,12 @@ def _devices() -> Finding:
     if torch.cuda.is_available():
         names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
         return Finding("devices", "ok", f"CUDA {torch.version.cuda}: {', '.join(names)}")
+    if torch.backends.mps.is_available():
+        return Finding("devices", "ok", "Apple GPU (mps)")
+    if shutil.which("nvidia-smi") and torch.version.cuda is None:
+        return Finding(
+            "devices", "note", "an NVIDIA driver is here, but this torch is built without CUDA; install a CUDA build"
+        )
     half = "bfloat16 in hardware" if mixed_precision(torch.device("cpu")) else "float32 only"
     return Finding("devices", "note", f"no GPU; CPU with {torch.get_num_threads()} threads, {half}")
 
@@ -105,15 +110,10 @@ def _shared_memory() -> Finding:
 def _processes() -> list[Finding]:
     findings = []
     for method in multiprocessing.get_all_start_methods():
-        code = (
-            f"import multiprocessing as m\nif __name__ == '__main__':\n p = m.get_context({method!r})"
-            ".Process(target=print)\n p.start(); p.join(30); raise SystemExit(p.exitcode or 0)"
+        works = _runs(
+            f"import multiprocessing as m; p = m.get_context({method!r}).Process(target=print, daemon=True); "
+            "p.start(); p.join(30); raise SystemExit(p.exitcode is None or p.exitcode)"
         )
-        with tempfile.TemporaryDirectory() as folder:
-            script = Path(folder) / "child.py"
-            script.write_text(code, encoding="utf-8")
-            done = subprocess.run([sys.executable, str(script)], capture_output=True, timeout=60, check=False)
-        works = done.returncode == 0
         findings.append(
             Finding(f"{method} workers", "ok" if works else "note", "work" if works else "fail; use --workers 0")
         )
@@ -134,8 +134,7 @@ def _write_rights() -> Finding:
 def _torchvision() -> Finding:
     if importlib.util.find_spec("torchvision") is None:
         return Finding("torchvision", "ok", "not installed, and not needed")
-    done = subprocess.run([sys.executable, "-c", "import torchvision"], capture_output=True, timeout=120, check=False)
-    if done.returncode == 0:
+    if _runs("import torchvision"):
         return Finding("torchvision", "ok", "imports; scantling does not use it")
     return Finding(
         "torchvision",
@@ -143,3 +142,12 @@ def _torchvision() -> Finding:
         "does not match the installed torch and fails at import: scantling is not "
         "affected, but lightning, torchmetrics and timm are; reinstall it or remove it",
     )
+
+
+def _runs(code: str) -> bool:
+    """Whether a Python process of its own carries this out in a minute; needs no temporary file."""
+    try:
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=False)
+    except (OSError, subprocess.SubprocessError):
+        return False
+    return done.returncode == 0

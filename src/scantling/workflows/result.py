@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,18 +13,23 @@ from scantling.training.run_folder import RunFolder
 
 @dataclass(frozen=True)
 class RunResult:
-    """A finished run: its folder, its status file, its held-out scores (None if nothing was held out)."""
+    """A finished run: its folder, its status file, its held-out scores (None if nothing was held out).
+
+    Attributes:
+        first: off in all but the first of several processes of a run; those have nothing to print.
+    """
 
     path: Path
     status: dict[str, Any]
     evaluation: Evaluation | None
+    first: bool = True
 
     @classmethod
-    def read(cls, path: Path) -> RunResult:
+    def read(cls, run: RunFolder) -> RunResult:
         """The result of a run folder."""
-        run = RunFolder.open(path)
         scored = run.evaluation.is_file()
-        return cls(path, run.status(), Evaluation.load(run.metrics, run.evaluation) if scored else None)
+        evaluation = Evaluation.load(run.metrics, run.evaluation) if scored else None
+        return cls(run.path, run.status(), evaluation, first=run.writable)
 
     @property
     def report(self) -> Path:
@@ -36,7 +42,7 @@ class RunResult:
             "run": str(self.path),
             "status": self.status["status"],
             "report": str(self.report) if self.report.is_file() else None,
-            "held_out": None if self.evaluation is None else self.evaluation.headline(),
+            "held_out": None if self.evaluation is None else _held_out(self.evaluation),
         }
 
     def text(self) -> str:
@@ -47,3 +53,25 @@ class RunResult:
             "No case was held out, so there is no score." if self.evaluation is None else self.evaluation.verdict()
         )
         return f"{verdict}\nmodel:  {self.path / 'model'}\nreport: {self.report}"
+
+
+def _held_out(evaluation: Evaluation) -> dict[str, Any]:
+    """Mean foreground Dice, its interval and n; each class's mean Dice; what is undefined is None."""
+    if not evaluation.rows:
+        return {"cases": 0, "missing": list(evaluation.missing)}
+    mean = evaluation.find()
+    return {
+        "mean_foreground_dice": _plain(mean.mean),
+        "low": _plain(mean.low),
+        "high": _plain(mean.high),
+        "level": evaluation.settings.level,
+        "cases": mean.n,
+        "patients": mean.patients,
+        "failed": mean.failed,
+        "missing": list(evaluation.missing),
+        "dice": {name: _plain(evaluation.find(name).mean) for name in evaluation.classes},
+    }
+
+
+def _plain(value: float) -> float | None:
+    return value if math.isfinite(value) else None

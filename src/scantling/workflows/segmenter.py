@@ -10,6 +10,7 @@ from scantling.data.image_io import MedicalImage, read_image
 from scantling.errors import ConfigError
 from scantling.evaluation.evaluate import Evaluation
 from scantling.inference.predictor import Prediction, Predictor
+from scantling.training.run_folder import RunFolder
 from scantling.workflows import verbs
 from scantling.workflows.result import RunResult
 
@@ -68,7 +69,7 @@ class Segmenter:
     def load(cls, run: Path | str, *, device: str = "auto") -> Segmenter:
         """A fitted segmenter from a run folder."""
         segmenter = cls(device=device)
-        segmenter.run_ = RunResult.read(Path(run))
+        segmenter.run_ = RunResult.read(RunFolder.open(Path(run)))
         return segmenter
 
     def predict(self, image: Path | str | MedicalImage | Sequence[Path | str]) -> Prediction:

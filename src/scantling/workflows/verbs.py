@@ -5,16 +5,18 @@ from __future__ import annotations
 import itertools
 import tomllib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from scantling.config import apply_overrides
 from scantling.data.inspect import Inspection, inspect_dataset, write_lock
-from scantling.data.layouts import open_dataset
+from scantling.data.layouts import LAYOUTS, open_dataset
 from scantling.data.manifest import Manifest
 from scantling.errors import ConfigError
 from scantling.evaluation.compare import Comparison, compare_evaluations
 from scantling.evaluation.evaluate import Evaluation, evaluate_folders
+from scantling.evaluation.surface import Convention
 from scantling.files import new_folder
 from scantling.inference.predict import PredictionRun, predict_folder
 from scantling.reports.pictures import draw_worst_cases
@@ -22,6 +24,10 @@ from scantling.reports.report import write_report
 from scantling.training import train as training
 from scantling.training.config import RunConfig, parse_duration, parse_size
 from scantling.training.progress import Display, Silent, Terminal
+from scantling.training.run_folder import RunFolder
+from scantling.workflows.case_progress import case_progress
+from scantling.workflows.learnt_cases import learnt_note, record_learnt_cases
+from scantling.workflows.misfits import draw_misfits, require_fix, write_copies
 from scantling.workflows.result import RunResult
 
 
@@ -99,12 +105,23 @@ def train(
         resolved, folder, plan=None if plan is None else Path(plan), overwrite=overwrite,
         display=_display(quiet, verbose=verbose), dry_run=dry_run,
     )  # fmt: skip
-    return _finish(run.path)
+    return _finish(run)
 
 
-def resume(run: Path | str, *, quiet: bool = True) -> RunResult:
-    """Continue an interrupted run from its last checkpoint; `scantling resume` is this call."""
-    return _finish(training.resume(Path(run), display=_display(quiet)).path)
+def resume(
+    run: Path | str, *, steps: int | None = None, time: str | float | None = None, quiet: bool = True
+) -> RunResult:
+    """Continue an interrupted run from its last checkpoint, or make a run longer; `scantling resume` is this call.
+
+    Args:
+        steps: new length of a run measured in steps.
+        time: further training time of a run measured in time, in seconds or as "10m".
+    """
+    folder = RunFolder.open(Path(run))
+    if folder.status()["status"] == "finished" and not (folder.path / "report.html").is_file():
+        return _finish(folder)  # stopped between its last score and its report
+    seconds = parse_duration(time) if isinstance(time, str) else time
+    return _finish(training.resume(Path(run), steps=steps, seconds=seconds, display=_display(quiet)))
 
 
 def predict(
@@ -121,11 +138,13 @@ def predict(
     quiet: bool = True,
 ) -> PredictionRun:
     """Segment images with a trained run, each on its own grid and in its own file type."""
-    display = _display(quiet)
-    return predict_folder(
-        Path(run), Path(images), Path(out), device=device, overwrite=overwrite, probabilities=probabilities,
-        uncertainty=uncertainty, tta=tta, largest_component=largest_component, progress=display.say,
-    )  # fmt: skip
+    with case_progress(quiet) as progress:
+        done = predict_folder(
+            Path(run), Path(images), Path(out), device=device, overwrite=overwrite, probabilities=probabilities,
+            uncertainty=uncertainty, tta=tta, largest_component=largest_component, progress=progress,
+        )  # fmt: skip
+    record_learnt_cases(Path(run), Path(out))
+    return done
 
 
 def score(
@@ -134,16 +153,22 @@ def score(
     *,
     classes: str | Sequence[str] | None = None,
     tolerance_mm: float = 1.0,
+    convention: Convention = "monai",
     seed: int = 0,
+    quiet: bool = True,
 ) -> Evaluation:
-    """Score a folder of label maps of any tool against a data set or a folder of reference label maps."""
-    return evaluate_folders(
-        Path(predictions),
-        _reference(Path(reference)),
-        classes=_names(classes),
-        tolerance_mm=tolerance_mm,
-        seed=seed,
-    )
+    """Score a folder of label maps of any tool against a data set or a folder of reference label maps.
+
+    Args:
+        convention: whose surface distances: "monai" (ours), "medpy" or "deepmind", as `evaluation.surface` says.
+    """
+    with case_progress(quiet) as progress:
+        evaluation = evaluate_folders(
+            Path(predictions), _reference(Path(reference)), classes=_names(classes), tolerance_mm=tolerance_mm,
+            convention=convention, seed=seed, progress=progress,
+        )  # fmt: skip
+    note = learnt_note(Path(predictions), evaluation.patients)
+    return replace(evaluation, notes=(note, *evaluation.notes)) if note else evaluation
 
 
 def evaluate(
@@ -154,45 +179,77 @@ def evaluate(
     out: Path | str | None = None,
     classes: str | Sequence[str] | None = None,
     tolerance_mm: float = 1.0,
+    convention: Convention = "monai",
     seed: int = 0,
+    overwrite: bool = False,
+    quiet: bool = True,
 ) -> Evaluation | Comparison:
     """`score`, written to `out` if that is given; with `paired`, the comparison of two folders case by case."""
-    evaluation = score(predictions, reference, classes=classes, tolerance_mm=tolerance_mm, seed=seed)
-    if out is not None:
-        folder = new_folder(Path(out))
+    folder = None if out is None else new_folder(Path(out), overwrite=overwrite)
+    evaluation = score(
+        predictions, reference, classes=classes, tolerance_mm=tolerance_mm, convention=convention, seed=seed,
+        quiet=quiet,
+    )  # fmt: skip
+    if folder is not None:
         evaluation.save(folder / "metrics.csv", folder / "evaluation.json")
     if paired is None:
         return evaluation
-    other = score(paired, reference, classes=classes, tolerance_mm=tolerance_mm, seed=seed)
+    other = score(
+        paired, reference, classes=classes, tolerance_mm=tolerance_mm, convention=convention, seed=seed, quiet=quiet
+    )
     return compare_evaluations(evaluation, other, seed=seed)
 
 
-def inspect(data: Path | str, *, lock: Path | None = None, layout: str | None = None) -> Inspection:
-    """What is in a folder; with `lock`, size and SHA-256 of every usable file are written there."""
-    found = inspect_dataset(open_dataset(Path(data), layout=layout))
-    if lock is not None:
-        write_lock(found.usable, lock)
-    return found
+def inspect(
+    data: Path | str,
+    out: Path | str | None = None,
+    *,
+    layout: str | None = None,
+    fix: str | None = None,
+    headers_only: bool = False,
+) -> Inspection:
+    """What is in a folder, before anything is trained on it; `scantling inspect` is this call.
+
+    Args:
+        out: folder for `data.lock.json` (size and SHA-256 of every usable file) and for a picture of each case
+            whose label map does not fit its image; None writes nothing.
+        fix: also write corrected copies of the refused label maps into `out`: "header" gives their voxels the
+            image's header, "grid" resamples them onto the image's grid.
+        headers_only: fast, but damage beyond the headers, stored values and copies go unseen.
+
+    Raises:
+        ConfigError: an unknown `fix`, or no folder for its copies, or `dataset.toml` is wrong.
+        DataError: the folder is no data set.
+    """
+    folder = None if out is None else Path(out)
+    if fix is not None:
+        require_fix(fix, folder)
+    found = inspect_dataset(open_dataset(Path(data), layout=layout), read_voxels=not headers_only)
+    if folder is None:
+        return found
+    write_lock(found.usable, folder / "data.lock.json")
+    found = draw_misfits(found, folder)
+    return found if fix is None else write_copies(found, folder, fix)
 
 
-def report(run: Path | str, *, out: Path | None = None, with_paths: bool = False) -> Path:
+def report(run: Path | str, *, out: Path | str | None = None, with_paths: bool = False) -> Path:
     """Write the HTML report of a run folder; the path of the page."""
-    return write_report(Path(run), out=out, with_paths=with_paths)
+    return write_report(Path(run), out=None if out is None else Path(out), with_paths=with_paths)
 
 
-def _finish(path: Path) -> RunResult:
-    result = RunResult.read(path)
-    if result.status["status"] == "finished":
-        draw_worst_cases(path)
-        write_report(path)
+def _finish(run: RunFolder) -> RunResult:
+    result = RunResult.read(run)
+    if run.writable and result.status["status"] == "finished":
+        draw_worst_cases(run.path)
+        write_report(run.path)
     return result
 
 
 def _reference(path: Path) -> Manifest | Path:
     """A data set where the folder is one, else a plain folder of label files."""
-    marks = ("cases.csv", "dataset.json")
-    is_dataset = path.is_dir() and (any((path / m).is_file() for m in marks) or (path / "labels").is_dir())
-    return open_dataset(path) if is_dataset else path
+    is_table = path.is_file() and path.suffix.lower() == ".csv"
+    is_dataset = path.is_dir() and any(layout.recognise(path) for layout in LAYOUTS.values())
+    return open_dataset(path) if is_table or is_dataset else path
 
 
 def _display(quiet: bool, *, verbose: bool = False) -> Display:
@@ -206,7 +263,9 @@ def _next_run(data: Path) -> Path:
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})", code="E-CFG-02") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not a readable TOML file ({error})", code="E-CFG-02") from None
 
 

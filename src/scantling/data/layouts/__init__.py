@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import Final
 
 from scantling.config import nearest
+from scantling.data.image_io import SUFFIXES
 from scantling.data.layouts import cases_csv, msd, nnunet, pairs, suffix
 from scantling.data.manifest import Manifest
 from scantling.errors import ConfigError, DataError
@@ -30,10 +31,19 @@ def open_dataset(folder: Path, *, layout: str | None = None) -> Manifest:
 
     Raises:
         ConfigError: there is no layout of that name, or `dataset.toml` is wrong.
-        DataError: the folder is missing, fits no layout, or its table cannot be read.
+        DataError: the folder is missing, fits no layout, or it or its table cannot be read.
     """
     if layout is not None and layout not in LAYOUTS:
         raise ConfigError(f"layout {layout!r}: there is no such layout{nearest(layout, LAYOUTS)}", code="E-LAY-02")
+    try:
+        return _open(folder, layout)
+    except OSError as error:
+        name = folder if error.filename is None else error.filename
+        raise DataError(f"{name}: cannot be read ({error.strerror}); check the path and your rights there",
+                        code="E-LAY-11") from None  # fmt: skip
+
+
+def _open(folder: Path, layout: str | None) -> Manifest:
     if folder.is_file() and folder.suffix.lower() == ".csv":
         return cases_csv.read(folder)
     if not folder.is_dir():
@@ -50,7 +60,10 @@ def open_dataset(folder: Path, *, layout: str | None = None) -> Manifest:
 
 def _not_recognised(folder: Path) -> str:
     wanted = "; ".join(f"{name}: {module.LOOKS_LIKE}" for name, module in LAYOUTS.items())
-    sentence = f"{folder}: no known layout; found {_contents(folder)}; looked for {wanted}"
+    sentence = (
+        f"{folder}: no known layout; found {_contents(folder) or 'an empty folder'}; looked for {wanted} "
+        f"(images are {', '.join(SUFFIXES)})"
+    )
     for child in sorted(path for path in folder.iterdir() if path.is_dir())[:100]:
         for name, module in LAYOUTS.items():
             if module.recognise(child):
@@ -58,9 +71,11 @@ def _not_recognised(folder: Path) -> str:
     return sentence
 
 
-def _contents(folder: Path) -> str:
-    names = sorted(f"{path.name}/" if path.is_dir() else path.name for path in folder.iterdir())
-    if not names:
-        return "an empty folder"
-    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-    return ", ".join(names[:8]) + more
+def _contents(folder: Path, *, most: int = 8) -> str:
+    """The first names in a folder, and the first in the folders among them."""
+    paths = sorted(folder.iterdir())
+    names = [f"{path.name}/" if path.is_dir() else path.name for path in paths[:most]]
+    if most > 2:
+        inside = [_contents(path, most=2) if path.is_dir() else "" for path in paths[:most]]
+        names = [f"{name} ({inner})" if inner else name for name, inner in zip(names, inside, strict=True)]
+    return ", ".join(names) + (f" and {len(paths) - most} more" if len(paths) > most else "")

@@ -127,13 +127,13 @@ class RowReader:
 
     def _file(self, case_id: str, row: CsvRow, column: str) -> Path | None:
         text = row[column]
+        folder = self.table.path.parent
         for written in dict.fromkeys((text, text.replace("\\", "/"))):  # a table written on Windows
-            path = self.table.path.parent / written
-            if path.is_file():
-                return path
-        matches = sorted(glob.glob(str(path))) if glob.has_magic(text) else []
+            if (folder / written).is_file():
+                return folder / written
+        matches = sorted(glob.glob(written, root_dir=folder)) if glob.has_magic(text) else []
         if len(matches) == 1:
-            return Path(matches[0])
+            return folder / matches[0]
         why = f"{len(matches)} files match, wanted one" if matches else "there is no such file"
         lost = "the annotation is left out" if column == "label" else "the case is left out"
         self._problem(case_id, "error", "E-CSV-07", f"{self.where(row)}: {column} {text!r}: {why}; {lost}")
@@ -142,9 +142,8 @@ class RowReader:
     def _repeated(self, case_id: str, first: CsvRow, row: CsvRow) -> None:
         if dict(first.values) != dict(row.values):
             raise DataError(
-                f"{self.where(row)}: the label {row['label']!r} of case {case_id!r} stands in line "
-                f"{first.line} "
-                "with other values; keep one of the two rows",
+                f"{self.where(row)}: the label {row['label']!r} of case {case_id!r} stands in line {first.line} with "
+                "other values; keep one of the two rows",
                 code="E-CSV-08",
             )
         said = f"repeats line {first.line} and is read once"

@@ -31,6 +31,7 @@ from scantling.data.layouts.case_rows import KNOWN, CaseDraft, RowReader
 from scantling.data.layouts.csv_table import CsvRow, CsvTable, read_table, spreadsheet_note
 from scantling.data.layouts.dataset_toml import FILE_NAME as TOML_NAME
 from scantling.data.layouts.dataset_toml import DatasetToml
+from scantling.data.layouts.subjects import subjects
 from scantling.data.manifest import Manifest
 from scantling.errors import ConfigError, DataError
 from scantling.files import write_atomic
@@ -47,7 +48,8 @@ def recognise(folder: Path) -> bool:
 def read(folder: Path) -> Manifest:
     """The cases of a folder with `cases.csv`, or of the table itself; paths are relative to its folder.
 
-    A file that does not exist is a problem of its row; the other cases are read.
+    A file that does not exist is a problem of its row; the other cases are read. Where no row names a subject,
+    names are asked, as in the other layouts.
 
     Raises:
         DataError: a value is impossible, rows of one case contradict each other, `image` is empty.
@@ -61,6 +63,10 @@ def read(folder: Path) -> Manifest:
     drafts = [draft for rows in _by_case(table) if (draft := reader.draft(rows)) is not None]
     classes, scans, notes = _classes(path.parent, settings, drafts)
     cases = tuple(_case(draft, classes, scans, reader) for draft in drafts)
+    patients: tuple[str, ...] = ()
+    if not any(row["subject"] for row in table.rows):
+        patient, patients = subjects((case.case_id for case in cases), settings.subject_pattern)
+        cases = tuple(replace(case, patient_id=patient[case.case_id]) for case in cases)
     case_of = {item.annotation.path: draft.case.case_id for draft in drafts for item in draft.annotations}
     one_file = columns == ("image",)
     return Manifest(
@@ -72,7 +78,7 @@ def read(folder: Path) -> Manifest:
         channels=(settings.channels if one_file else ()) or tuple(name.removeprefix("image:") for name in columns),
         modality=settings.modality,
         problems=(*reader.problems, *unreadable_labels(scans.values(), case_of)),
-        notes=(*table.notes, *spreadsheet_note(path, [case.case_id for case in cases]), *notes),
+        notes=(*table.notes, *spreadsheet_note(path, [case.case_id for case in cases]), *patients, *notes),
     )
 
 
@@ -197,4 +203,7 @@ def _settings(manifest: Manifest, images: Sequence[str]) -> dict[str, object]:
 
 
 def _relative(path: Path, folder: Path) -> str:
-    return Path(os.path.relpath(path, folder)).as_posix()
+    try:
+        return Path(os.path.relpath(path, folder)).as_posix()
+    except ValueError:  # another drive on Windows
+        return path.as_posix()

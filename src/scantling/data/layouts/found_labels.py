@@ -42,7 +42,6 @@ def read_found_labels(labels: Mapping[str, Path], folder: Path, settings: Datase
 
     Raises:
         ConfigError: the class table of `dataset.toml` is impossible.
-        DataError: a file holds more values than a label map can.
     """
     named = settings.class_table(folder / FILE_NAME)
     questions = [LabelQuestion(path=path, ignore=settings.ignore, classes=named) for path in labels.values()]

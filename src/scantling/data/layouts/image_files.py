@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from scantling.data.image_io import SUFFIXES, image_stem
@@ -13,8 +13,13 @@ _CHANNEL = re.compile(r"^(?P<case>.+)_(?P<channel>\d{4})$")
 
 
 def is_image(path: Path) -> bool:
-    """Whether a name is that of an image we read; hidden files are not (`._x.nii.gz` of macOS)."""
-    return not path.name.startswith(".") and path.name.lower().endswith(tuple(SUFFIXES)) and path.is_file()
+    """Whether a name is that of an image we read; hidden files are not (`._x.nii.gz` of macOS).
+
+    A link to nothing counts: reading it fails by name, where it would else be missing without a word.
+    """
+    if path.name.startswith(".") or not path.name.lower().endswith(tuple(SUFFIXES)):
+        return False
+    return path.is_file() or (path.is_symlink() and not path.exists())
 
 
 def image_files(folder: Path) -> dict[str, Path]:
@@ -34,6 +39,19 @@ def image_files(folder: Path) -> dict[str, Path]:
                 )
             found[stem] = path
     return found
+
+
+def other_files(folders: Iterable[Path]) -> tuple[str, ...]:
+    """A sentence for each folder with files of no image type that is read; hidden files do not count."""
+    notes = []
+    for folder in dict.fromkeys(folders):
+        names = [
+            p.name for p in sorted(folder.iterdir()) if p.is_file() and not (is_image(p) or p.name.startswith("."))
+        ]
+        if names:
+            listed = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+            notes.append(f"{folder.name}/: {listed} left out, because only {', '.join(SUFFIXES)} are read")
+    return tuple(notes)
 
 
 def by_case(files: Mapping[str, Path], labels: Collection[str]) -> dict[str, dict[str, Path]]:

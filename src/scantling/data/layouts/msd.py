@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -10,6 +11,9 @@ from scantling.data.case import Annotation, Case, ClassTable
 from scantling.data.image_io import image_stem
 from scantling.data.layouts import dataset_json
 from scantling.data.layouts.cell_values import case_id as checked_id
+from scantling.data.layouts.dataset_toml import FILE_NAME as TOML_NAME
+from scantling.data.layouts.dataset_toml import DatasetToml
+from scantling.data.layouts.image_files import is_image
 from scantling.data.layouts.subjects import subjects
 from scantling.data.manifest import Manifest, Problem
 from scantling.errors import ConfigError, DataError
@@ -25,13 +29,16 @@ def recognise(folder: Path) -> bool:
 def read(folder: Path) -> Manifest:
     """The cases of a Decathlon task; the files of `test` are unlabelled cases with split "test".
 
-    A case's `images` is one file, which holds all `channels` of the manifest.
+    A case's `images` is one file, which holds all `channels` of the manifest. A `dataset.toml` beside
+    `dataset.json` overrides what it names.
 
     Raises:
         DataError: `dataset.json` is damaged, or its labels contradict each other.
+        ConfigError: `dataset.toml` is wrong.
     """
     content = dataset_json.load(folder)
-    classes = _classes(content, folder)
+    settings = DatasetToml.beside(folder)
+    classes = settings.class_table(folder / TOML_NAME) or _classes(content, folder)
     modalities = dataset_json.mapping(content, "modality", folder) if "modality" in content else {"0": "image"}
     channels = tuple(str(name) for name in modalities.values()) or ("image",)
     problems: list[Problem] = []
@@ -39,23 +46,22 @@ def read(folder: Path) -> Manifest:
         case
         for key, split in (("training", "train"), ("test", "test"))
         for entry in _entries(content, key, folder)
-        if (case := _case(entry, split, folder, len(channels), problems)) is not None
+        if (case := _case(entry, split, folder, len(channels), settings, problems)) is not None
     ]
     double = sorted({case.case_id for case in cases if [c.case_id for c in cases].count(case.case_id) > 1})
     if double:
         raise DataError(f"{folder / dataset_json.FILE_NAME}: case {double[0]!r} is listed twice", code="E-LAY-06")
-    patient, said = subjects(case.case_id for case in cases)
-    grouped = tuple(_of_patient(case, patient[case.case_id]) for case in cases)
+    patient, said = subjects((case.case_id for case in cases), settings.subject_pattern)
     return Manifest(
         root=folder,
-        name=str(content.get("name") or folder.resolve().name),
+        name=settings.name or str(content.get("name") or folder.resolve().name),
         layout="msd",
         classes=classes,
-        cases=grouped,
+        cases=tuple(replace(case, patient_id=patient[case.case_id]) for case in cases),
         channels=channels,
-        modality=dataset_json.modality_of(channels),
+        modality=settings.modality or dataset_json.modality_of(channels),
         problems=tuple(problems),
-        notes=said,
+        notes=(*said, *_unlisted(cases)),
     )
 
 
@@ -88,7 +94,24 @@ def _entries(content: Mapping[str, Any], key: str, folder: Path) -> list[tuple[s
     return found
 
 
-def _case(entry: tuple[str, str], split: str, folder: Path, channels: int, problems: list[Problem]) -> Case | None:
+def _unlisted(cases: Sequence[Case]) -> Iterator[str]:
+    """A sentence for each folder of images that holds more than `dataset.json` lists."""
+    listed = {path.resolve() for case in cases for path in case.images}
+    for folder in sorted({path.parent for path in listed}):
+        others = [path.name for path in sorted(folder.iterdir()) if is_image(path) and path not in listed]
+        if others:
+            files = "1 image" if len(others) == 1 else f"{len(others)} images"
+            yield f"{folder.name}/ holds {files} that dataset.json does not list, such as {others[0]}; left out"
+
+
+def _case(
+    entry: tuple[str, str],
+    split: str,
+    folder: Path,
+    channels: int,
+    settings: DatasetToml,
+    problems: list[Problem],
+) -> Case | None:
     image, label = folder / entry[0], folder / entry[1]
     case = checked_id(image_stem(image), str(folder / dataset_json.FILE_NAME))
     numbered = [image.with_name(f"{case}_{k:04d}{image.name.removeprefix(case)}") for k in range(channels)]
@@ -99,7 +122,9 @@ def _case(entry: tuple[str, str], split: str, folder: Path, channels: int, probl
         return None
     if entry[1] and not label.is_file():
         problems.append(_missing(case, label, "the annotation is left out"))
-    found = (Annotation(path=label, kind="full"),) if entry[1] and label.is_file() else ()
+    kind = settings.label_kind or "full"
+    is_labelled = entry[1] and label.is_file() and kind != "none"
+    found = (Annotation(path=label, kind=kind, ignore=settings.ignore),) if is_labelled else ()
     return Case(case_id=case, images=tuple(images), annotations=found, split=split)
 
 
@@ -108,13 +133,3 @@ def _missing(case: str, path: Path, lost: str) -> Problem:
         case_id=case, severity="error", code="E-LAY-10",
         message=f"case {case}: dataset.json lists {path}, which does not exist; {lost}",
     )  # fmt: skip
-
-
-def _of_patient(case: Case, patient: str) -> Case:
-    return Case(
-        case_id=case.case_id,
-        images=case.images,
-        annotations=case.annotations,
-        split=case.split,
-        patient_id=patient,
-    )

@@ -5,14 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
-from scantling.data.case import Annotation, Case, ClassTable
+from scantling.data.case import Annotation, Case, ClassTable, LabelKind
+from scantling.data.image_io import image_stem
 from scantling.data.label_values import LabelQuestion, LabelScan, kind_notes, scan_labels, unreadable_labels
 from scantling.data.layouts import dataset_json
 from scantling.data.layouts.cell_values import case_id as checked_id
+from scantling.data.layouts.dataset_toml import FILE_NAME as TOML_NAME
+from scantling.data.layouts.dataset_toml import DatasetToml
+from scantling.data.layouts.image_files import is_image
 from scantling.data.layouts.subjects import subjects
-from scantling.data.manifest import Manifest, Problem
+from scantling.data.manifest import Manifest, Problem, Severity
 from scantling.errors import ConfigError, DataError
 
 LOOKS_LIKE: Final = "a dataset.json with 'channel_names' and 'labels', imagesTr/ and labelsTr/ (nnU-Net v2)"
@@ -29,32 +33,40 @@ def read(folder: Path) -> Manifest:
     """The cases of an nnU-Net data set; `imagesTs` are cases with split "test".
 
     Overlapping regions become disjoint classes, because a pixel has one class here; `ignore` becomes the
-    value that means "unknown", and a label that has it is a scribble where what is known is thin lines.
+    value that means "unknown", and a label that has it is a scribble where what is known is thin lines. A
+    `dataset.toml` beside `dataset.json` overrides what it names.
 
     Raises:
         DataError: `dataset.json` is damaged, or a region has no value of its own.
+        ConfigError: `dataset.toml` is wrong.
     """
     content = dataset_json.load(folder)
+    settings = DatasetToml.beside(folder)
     classes, ignore, notes = _classes(content, folder)
+    named = settings.class_table(folder / TOML_NAME)
+    classes, notes = (classes, notes) if named is None else (named, ())
+    ignore = settings.ignore or ignore
     names = dataset_json.mapping(content, "channel_names", folder)
     channels = tuple(str(name) for name in names.values())
     problems: list[Problem] = []
     found = list(_cases(content, folder, len(channels), problems))
-    scans = _scans([label for _, _, label, _ in found if label is not None] if ignore else [], ignore, classes)
-    patient, said = subjects(case for case, *_ in found)
+    labels = [label for _, _, label, _ in found if label is not None]
+    scans = _scans(labels if ignore and not settings.label_kind else [], ignore, classes)
+    patient, said = subjects((case for case, *_ in found), settings.subject_pattern)
     cases = tuple(
         Case(
             case_id=case, images=images, split=split, patient_id=patient[case],
-            annotations=_annotations(label, ignore, scans),
+            annotations=_annotations(label, ignore, settings.label_kind, scans),
         )
         for case, images, label, split in found
     )  # fmt: skip
     case_of = {label: case for case, _, label, _ in found if label is not None}
     return Manifest(
-        root=folder, name=str(content.get("name") or folder.resolve().name), layout="nnunet", classes=classes,
-        cases=cases, channels=channels, modality=dataset_json.modality_of(channels),
+        root=folder, name=settings.name or str(content.get("name") or folder.resolve().name), layout="nnunet",
+        classes=classes, cases=cases, channels=channels,
+        modality=settings.modality or dataset_json.modality_of(channels),
         problems=(*problems, *unreadable_labels(scans.values(), case_of)),
-        notes=(*said, *notes, *kind_notes(scans.values(), "a cases.csv with the column label_kind")),
+        notes=(*said, *notes, *kind_notes(scans.values(), "label_kind in dataset.toml")),
     )  # fmt: skip
 
 
@@ -113,6 +125,7 @@ def _cases(
         listed = _listed(content["dataset"], folder)
     else:
         listed = _in_folders(folder, ending, n_channels)
+        problems += _left_over(folder, ending, n_channels)
     for case, images, label, split in listed:
         checked_id(case, str(folder))
         missing = [path for path in images if not path.is_file()]
@@ -125,14 +138,44 @@ def _cases(
 
 
 def _in_folders(folder: Path, ending: str, n_channels: int) -> Iterator[tuple[str, tuple[Path, ...], Path | None, str]]:
-    name = re.compile(rf"^(?P<case>.+)_\d{{4}}{re.escape(ending)}$")
+    name = _channel_name(ending)
     for images, labels, split in _PARTS:
-        if not (folder / images).is_dir():
-            continue
-        files = sorted(path.name for path in (folder / images).iterdir() if not path.name.startswith("."))
-        for case in dict.fromkeys(match["case"] for file in files if (match := name.match(file))):
+        files = _files(folder / images)
+        for case in dict.fromkeys(match["case"] for file in files if (match := name.match(file.name))):
             channels = tuple(folder / images / f"{case}_{k:04d}{ending}" for k in range(n_channels))
             yield case, channels, folder / labels / f"{case}{ending}", split
+
+
+def _left_over(folder: Path, ending: str, n_channels: int) -> Iterator[Problem]:
+    """Images that are named as no channel of a case, and labels without an image."""
+    name = _channel_name(ending)
+    for images, labels, _ in _PARTS:
+        cases = set()
+        for path in _files(folder / images):
+            match = name.match(path.name)
+            if match is None:
+                wanted = f"is not named as a channel of a case (NAME_0000{ending}), so it is left out; rename it"
+                yield _unused(path, "error", "E-LAY-11", wanted)
+            elif int(match["channel"]) >= n_channels:
+                many = "one channel" if n_channels == 1 else f"{n_channels} channels"
+                yield _unused(path, "warning", "E-LAY-11", f"dataset.json names {many} only, so it is left out")
+            if match is not None:
+                cases.add(match["case"])
+        for path in _files(folder / labels):
+            if image_stem(path) not in cases:
+                yield _unused(path, "warning", "E-LAY-09", f"this label has no image in {images}/; it is left out")
+
+
+def _channel_name(ending: str) -> re.Pattern[str]:
+    return re.compile(rf"^(?P<case>.+)_(?P<channel>\d{{4}}){re.escape(ending)}$")
+
+
+def _files(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.iterdir()) if is_image(path)] if folder.is_dir() else []
+
+
+def _unused(path: Path, severity: Severity, code: str, why: str) -> Problem:
+    return Problem(case_id=image_stem(path), severity=severity, code=code, message=f"{path}: {why}")
 
 
 def _listed(entries: Mapping[str, Any], folder: Path) -> Iterator[tuple[str, tuple[Path, ...], Path | None, str]]:
@@ -164,11 +207,12 @@ def _scans(labels: list[Path], ignore: tuple[int, ...], classes: ClassTable) -> 
 
 
 def _annotations(
-    label: Path | None, ignore: tuple[int, ...], scans: Mapping[Path, LabelScan]
+    label: Path | None, ignore: tuple[int, ...], given: LabelKind | Literal[""], scans: Mapping[Path, LabelScan]
 ) -> tuple[Annotation, ...]:
-    if label is None or (label in scans and scans[label].problem):
+    if label is None or given == "none" or (label in scans and scans[label].problem):
         return ()
-    return (Annotation(path=label, kind=scans[label].kind if label in scans else "full", ignore=ignore),)
+    kind = given or (scans[label].kind if label in scans else "full")
+    return (Annotation(path=label, kind=kind, ignore=ignore),)
 
 
 def _missing(case: str, path: Path, lost: str, *, severity_error: bool = True) -> Problem:

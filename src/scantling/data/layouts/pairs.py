@@ -10,7 +10,7 @@ from scantling.data.case import Case
 from scantling.data.layouts.cell_values import case_id as checked_id
 from scantling.data.layouts.dataset_toml import DatasetToml
 from scantling.data.layouts.found_labels import read_found_labels
-from scantling.data.layouts.image_files import by_case, image_files, is_image
+from scantling.data.layouts.image_files import by_case, image_files, is_image, other_files
 from scantling.data.layouts.subjects import subjects
 from scantling.data.manifest import Manifest, Problem
 from scantling.errors import DataError
@@ -46,14 +46,15 @@ def read(folder: Path) -> Manifest:
     labels = {stem: path for stem, path in label_files.items() if stem in channels}
     if label_files and not labels:
         raise DataError(
-            f"{folder}: no file in {images_folder.name}/ ({next(iter(channels), 'which is empty')}, ...) has "
-            "the stem of "
-            f"one in labels ({next(iter(label_files))}, ...); rename them, or list them in a cases.csv",
+            f"{folder}: no file in {images_folder.name}/ (such as {next(iter(channels), 'none')}) has the stem of one "
+            f"in {next(iter(label_files.values())).parent.name}/ (such as {next(iter(label_files))}); rename them, or "
+            "list them in a cases.csv",
             code="E-LAY-08",
         )
     unlabelled = () if labels_folder is not None else (f"no folder {', '.join(LABEL_FOLDERS)}: no case has a label",)
+    notes = (*unlabelled, *other_files(f for f in (images_folder, labels_folder) if f is not None))
     orphans = tuple(_orphan(path) for stem, path in label_files.items() if stem not in channels)
-    return assemble(folder, "pairs", channels, labels, settings, notes=unlabelled, problems=orphans)
+    return assemble(folder, "pairs", channels, labels, settings, notes=notes, problems=orphans)
 
 
 def assemble(

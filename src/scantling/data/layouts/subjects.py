@@ -28,17 +28,17 @@ def subjects(case_ids: Iterable[str], pattern: str = "") -> tuple[dict[str, str]
         ConfigError: the pattern is no regular expression, has no group, or fits none of the names.
     """
     ids = list(case_ids)
-    found = {case: (_given(pattern, case) if pattern else _guessed(case)) or case for case in ids}
-    changed = [case for case in ids if found[case] != case]
-    if pattern and ids and not changed:
+    read = {case: _given(pattern, case) if pattern else _guessed(case) for case in ids}
+    if pattern and ids and not any(read.values()):
         raise ConfigError(f"subject_pattern {pattern!r}: finds no patient in names such as {ids[0]!r}", code="E-SUB-01")
+    found = {case: read[case] or case for case in ids}
+    changed = [case for case in ids if found[case] != case]
     if not changed:
         return found, ()
     how = f"the pattern {pattern!r}" if pattern else "their names"
     note = (
         f"{len(ids)} cases are {len(set(found.values()))} patients by {how}, as in {changed[0]!r} -> "
-        f"{found[changed[0]]!r}; override with subject_pattern in dataset.toml or a column 'subject' in "
-        "cases.csv"
+        f"{found[changed[0]]!r}; override with subject_pattern in dataset.toml or a column 'subject' in cases.csv"
     )
     return found, (note,)
 

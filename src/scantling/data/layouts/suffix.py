@@ -63,9 +63,8 @@ def _split(folder: Path) -> tuple[dict[str, dict[str, Path]], dict[str, Path]]:
 def _add(files: dict[str, Path], case: str, path: Path) -> None:
     if case in files:
         raise DataError(
-            f"{path.parent}: {files[case].name} and {path.name} both belong to {case!r}; keep one, or list "
-            "them in a "
-            "cases.csv",
+            f"{path.parent}: {files[case].name} and {path.name} both belong to {case!r}; keep one, or list them in "
+            "a cases.csv",
             code="E-LAY-06",
         )
     files[case] = path
