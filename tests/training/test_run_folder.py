@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from scantling.errors import ConfigError
-from scantling.training.run_folder import RunFolder, command_line, environment, now
+from scantling.training.environment import command_line, environment
+from scantling.training.run_folder import RunFolder, now
 
 
 def test_facts_are_laid_over_the_status_file(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+import scipy
 from jaxtyping import Bool, Integer
-from scipy import ndimage
 
 from scantling.data.case import ClassTable, LabelKind
 from scantling.data.image_io import read_label
@@ -207,7 +207,7 @@ def _is_thin(known: Bool[np.ndarray, "*spatial"]) -> bool:
     planes = known.reshape(-1, *known.shape[-2:])
     planes = planes[planes.any(axis=(1, 2))]
     structure = np.ones((1, 3, 3), dtype=bool)
-    thick = ndimage.binary_erosion(planes, structure, iterations=SCRIBBLE_THICKNESS_PX // 2)
+    thick = scipy.ndimage.binary_erosion(planes, structure, iterations=SCRIBBLE_THICKNESS_PX // 2)
     return bool(len(planes)) and not thick.any()
 
 

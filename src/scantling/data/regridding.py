@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import cast
 
 import numpy as np
+import scipy
 from jaxtyping import Integer
-from scipy import ndimage
 
 from scantling.data.image import ImageGeometry
 
@@ -22,7 +22,7 @@ def labels_on_grid(
     """
     own_from_wanted = np.linalg.inv(own.world_from_index) @ wanted.world_from_index
     # "grid-constant" reaches to the border of the outermost voxels, "constant" only to their centres
-    placed = ndimage.affine_transform(
+    placed = scipy.ndimage.affine_transform(
         stored, own_from_wanted[:-1, :-1], own_from_wanted[:-1, -1], output_shape=wanted.shape, order=0,
         mode="grid-constant", cval=outside,
     )  # fmt: skip

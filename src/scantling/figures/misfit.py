@@ -8,9 +8,9 @@ from itertools import product
 from typing import Final, NamedTuple
 
 import numpy as np
+import scipy
 from jaxtyping import Float, Integer, Shaped, UInt8
 from PIL import Image, ImageDraw, ImageFont
-from scipy import ndimage
 from scipy.spatial import ConvexHull
 
 from scantling.data.geometry_check import closest_ras
@@ -172,7 +172,7 @@ def _shadow(points_px: Float[np.ndarray, "_ 2"], scene: _Scene, px_per_mm: float
     inside = ((at >= 0) & (at < _PANEL_PX)).all(axis=1)
     covered[tuple(at[inside].T)] = True
     voxel_px = math.ceil(max(np.linalg.norm(scene.from_label[:-1, :-1], axis=0)) * px_per_mm)
-    closed = ndimage.binary_closing(np.pad(covered, voxel_px), np.ones((voxel_px + 1,) * 2))
+    closed = scipy.ndimage.binary_closing(np.pad(covered, voxel_px), np.ones((voxel_px + 1,) * 2))
     return np.asarray(closed[voxel_px:-voxel_px, voxel_px:-voxel_px])
 
 

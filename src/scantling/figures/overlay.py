@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
+import scipy
 from jaxtyping import Bool, Float, Integer, Shaped, UInt8
 from PIL import Image
-from scipy import ndimage
 
 from scantling.figures.colours import Colour, class_colour, lighter
 
@@ -150,19 +150,19 @@ def _enlarged(
 
 def _outline(mask: Bool[np.ndarray, "row column"], thickness: int) -> Bool[np.ndarray, "row column"]:
     """The inner border of a mask, `thickness` pixels wide."""
-    return np.asarray(mask & ~ndimage.binary_erosion(mask, iterations=thickness, border_value=1))
+    return np.asarray(mask & ~scipy.ndimage.binary_erosion(mask, iterations=thickness, border_value=1))
 
 
 def _stroke(canvas: Float[np.ndarray, "row column 3"], line: Bool[np.ndarray, "row column"], colour: Colour) -> None:
     """Paint a line in place, with a dark hem so that it stands out on bright tissue too."""
-    hem = ndimage.binary_dilation(line) & ~line
+    hem = scipy.ndimage.binary_dilation(line) & ~line
     canvas[hem] *= 0.45
     canvas[line] = colour
 
 
 def _dashes(mask: Bool[np.ndarray, "row column"], *, period_px: float) -> Bool[np.ndarray, "row column"]:
     """True in every other stretch of about half a period along each component's contour."""
-    parts, n_parts = ndimage.label(mask)
+    parts, n_parts = scipy.ndimage.label(mask)
     drawn = np.zeros(mask.shape, dtype=bool)
     for part in range(1, n_parts + 1):
         rows, columns = np.nonzero(parts == part)

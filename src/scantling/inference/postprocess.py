@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from jaxtyping import Int
-from scipy import ndimage
 
 from scantling.evaluation.components import largest_component
 
@@ -35,14 +35,14 @@ def keep_largest_components(
     result = label_map.copy()
     removals = []
     structure = np.ones((3,) * label_map.ndim)
-    for k, where in enumerate(ndimage.find_objects(label_map), start=1):
+    for k, where in enumerate(scipy.ndimage.find_objects(label_map), start=1):
         if where is None:
             continue
         mask = label_map[where] == k
         removed = mask & ~largest_component(mask)
         if removed.any():
             result[where][removed] = 0
-            _, components = ndimage.label(removed, structure)
+            _, components = scipy.ndimage.label(removed, structure)
             voxels = int(np.count_nonzero(removed))
             removals.append(Removal(class_name=class_names[k], components=components, voxels=voxels))
     return result, tuple(removals)

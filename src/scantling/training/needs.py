@@ -6,7 +6,6 @@ Memory is the resident size of the process and its workers, pages that they shar
 from __future__ import annotations
 
 import math
-import multiprocessing
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -28,16 +27,13 @@ from scantling.inference.memory import (
     resident_bytes,
     window_of,
 )
+from scantling.training.batches import DEFAULT_LIMITS
 from scantling.training.loop import Loop
 from scantling.training.materials import Materials
 from scantling.training.validation import VALIDATION_OVERLAP, validation_batch
 
-SERVER_BYTES: Final = 175 * 2**20
-"""Interpreter and libraries that worker processes share (measured)."""
-WORKER_BYTES: Final = 18 * 2**20
-"""What a worker has for itself beside the samples it reads ahead (measured)."""
-AHEAD: Final = 2
-"""Steps that a worker reads ahead."""
+WORKER_BYTES: Final = 158 * 2**20
+"""What a worker has for itself, interpreter and imports, beside the samples it reads ahead (measured)."""
 CASE_SECONDS: Final = 0.05
 VOXEL_SECONDS: Final = 3e-7
 """Reading, writing and scoring a held-out case, on its own and per voxel of its image (measured)."""
@@ -153,9 +149,7 @@ def worker_bytes(loop: Loop, workers: int) -> int:
         return 0
     samples = loop.samples[0]
     step = sum(part.nbytes for sample in samples for part in (sample.image, sample.label_map, sample.weight))
-    shared = "forkserver" in multiprocessing.get_all_start_methods()
-    processes = SERVER_BYTES + workers * WORKER_BYTES if shared else workers * (SERVER_BYTES + WORKER_BYTES)
-    return processes + 2 * AHEAD * workers * step
+    return workers * (WORKER_BYTES + 2 * DEFAULT_LIMITS.ahead * step)  # here and there
 
 
 def device_bytes(loop: Loop, state: int) -> int | None:

@@ -10,19 +10,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import platform
 import re
 import shlex
 import shutil
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
-
-import psutil
 
 from scantling.errors import DataError, IntegrityError
 from scantling.files import disk_errors, new_folder, sha256_bytes, sha256_file, write_atomic
@@ -33,17 +28,6 @@ STATUS: Final = "run.json"
 DECIDING: Final = ("config.toml", "plan.json", "splits.json", "data.lock.json")
 """Files that a run depends on to the end and that nobody may change under it."""
 _SEAL: Final = re.compile(rb',\n  "sha256": "([0-9a-f]{64})"\n}\n\Z')
-_PACKAGES = (
-    "scantling",
-    "torch",
-    "numpy",
-    "scipy",
-    "nibabel",
-    "pillow",
-    "tifffile",
-    "safetensors",
-    "pydantic",
-)
 
 
 @dataclass(frozen=True)
@@ -273,26 +257,3 @@ def _is_whole(path: Path, checksum: str) -> bool:
 def now() -> str:
     """The time, in UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def environment() -> dict[str, Any]:
-    """What a rerun would need to know of this machine and its software; no host or user names."""
-    versions = {}
-    for name in _PACKAGES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            versions[name] = "not installed as a package"
-    return {
-        "python": platform.python_version(),
-        "platform": f"{platform.system()} {platform.machine()}",
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
-        "versions": versions,
-    }
-
-
-def command_line() -> str:
-    """The command as typed, with the program's name alone in front and no folder of this machine."""
-    program = "scantling" if Path(sys.argv[0]).name == "__main__.py" else Path(sys.argv[0]).name
-    return shlex.join([program, *(Path(a).name if os.path.isabs(a) else a for a in sys.argv[1:])])

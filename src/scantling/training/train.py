@@ -29,14 +29,16 @@ from scantling.training.batches import StepSamples
 from scantling.training.checkpoint import has_checkpoint
 from scantling.training.config import RunConfig
 from scantling.training.distributed import agree, joined_processes, lost_process_named, wait_for_all
+from scantling.training.environment import command_line, environment
 from scantling.training.forecast import forecast
 from scantling.training.held_out import held_out_seconds, score_held_out
 from scantling.training.interruption import BrokenOff, StopSignals, stop_signals
 from scantling.training.loop import Loop
 from scantling.training.loop_state import LoopConfig
 from scantling.training.materials import Materials, gather
+from scantling.training.memory_budget import fit_budget
 from scantling.training.progress import Display, Silent
-from scantling.training.run_folder import RunFolder, command_line, environment, now
+from scantling.training.run_folder import RunFolder, now
 from scantling.training.run_lock import run_lock
 from scantling.training.validation import inner_validation
 
@@ -192,14 +194,19 @@ def _carry_on(
         for complaint in loop.restore():
             display.say(complaint)
         display.say(f"Going on from step {loop.state.step}.")
-    elif config.time_seconds is not None:
+    if config.budget_ram_gib is not None:
+        budget = int(config.budget_ram_gib * 2**30)
+        fitted = fit_budget(loop, materials, budget=budget, resumed=resumed)
+        display.say(fitted.sentence)
+        run.append_log("fitted", parts=2**fitted.splits, workers=fitted.workers, sentence=fitted.sentence)
+    if not resumed and config.time_seconds is not None:
         reserve = held_out_seconds(loop, materials, device)
         left = config.time_seconds - (time.monotonic() - began) - reserve - 3 * loop.trial()
         _, seconds = agree(False, max(left, 0.2 * config.time_seconds))
         loop.config = loop.config.model_copy(update={"seconds": seconds})
     if longer is not None:
         _make_longer(run, config, loop, longer, display, resumed=resumed)
-    needs = forecast(loop, prepared_bytes=materials.train.nbytes, folder=run.path)
+    needs = forecast(loop, materials, folder=run.path)
     display.say(needs.sentence())
     needs.require(ram_gib=config.budget_ram_gib, disk_gib=config.budget_disk_gib)
     display.say(f"Validation: {materials.split.sentence}")

@@ -16,7 +16,7 @@ import psutil
 import torch
 
 from scantling.inference.device import mixed_precision
-from scantling.training.run_folder import environment
+from scantling.training.environment import environment
 
 Verdict = Literal["ok", "note", "bad"]
 

@@ -23,8 +23,9 @@ from scantling.reports.pictures import draw_worst_cases
 from scantling.reports.report import write_report
 from scantling.training import train as training
 from scantling.training.config import RunConfig, parse_duration, parse_size
-from scantling.training.progress import Display, Silent, Terminal
+from scantling.training.progress import Display, Silent
 from scantling.training.run_folder import RunFolder
+from scantling.training.terminal import Terminal
 from scantling.workflows.case_progress import case_progress
 from scantling.workflows.learnt_cases import learnt_note, record_learnt_cases
 from scantling.workflows.misfits import draw_misfits, require_fix, write_copies

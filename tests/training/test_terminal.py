@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from scantling.training.progress import Moment, Terminal, duration
+from scantling.training.progress import Moment, duration
+from scantling.training.terminal import Terminal
 
 
 @pytest.mark.parametrize(
