@@ -87,4 +87,5 @@ def test_the_number_of_threads_is_recorded_and_taken_up_again_on_resuming(
     assert part.status()["threads"] == 1
     torch.set_num_threads(4)
     assert weights(resume(part.path)) == weights(whole)
-    assert torch.get_num_threads() == 1
+    assert part.status()["threads"] == 1
+    assert torch.get_num_threads() == 4

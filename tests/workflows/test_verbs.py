@@ -57,6 +57,9 @@ def test_predict_evaluate_and_report_go_on_from_a_run(run: Path, data: Path, tmp
     assert len(printed.split()) == 6
     assert len(list((tmp_path / "out" / "uncertainty").iterdir())) == 6
     invoke("predict", str(run), str(data / "images"), "-o", str(tmp_path / "out"), "--overwrite", "-q")
+    small = ("--budget-ram", "1M", "--json", "-q")
+    failures = json.loads(invoke("predict", str(run), str(data / "images"), "-o", str(tmp_path / "s"), *small, code=3))
+    assert len(failures["failures"]) == 6
     table = invoke("evaluate", str(tmp_path / "out"), str(data), "--out", str(tmp_path / "scores"))
     assert "Mean foreground Dice" in table
     assert (tmp_path / "scores" / "metrics.csv").is_file()

@@ -23,6 +23,9 @@ def predict(
     largest_component: Annotated[
         bool, Option("--largest-component", help="Keep only the largest component of each class.")
     ] = False,
+    budget_ram: Annotated[
+        str | None, Option("--budget-ram", help="A case that needs more memory fails, the others go on: 8G.")
+    ] = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -33,7 +36,7 @@ def predict(
 
     result = run_predict(
         run, images, out, device=device, overwrite=overwrite, probabilities=probabilities, uncertainty=uncertainty,
-        tta=tta, largest_component=largest_component, quiet=quiet,
+        tta=tta, largest_component=largest_component, budget_ram=budget_ram, quiet=quiet,
     )  # fmt: skip
     if as_json:
         print(json.dumps({"paths": [str(path) for path in result.paths], "failures": dict(result.failures)}))

@@ -50,7 +50,10 @@ def repeat_section(facts: RunFacts) -> Markup:
 def _again(facts: RunFacts) -> str:
     """How far the same settings give the same model."""
     if facts.config.get("training", {}).get("steps") is not None:
-        return "From the files of the run folder; on this machine, with these versions, it gives the same bits:"
+        return (
+            "From the files of the run folder; on this machine, with these versions and as many threads "
+            "(OMP_NUM_THREADS), it gives the same bits:"
+        )
     return (
         "From the files of the run folder. This run ended by the clock, so another one takes more or fewer steps and "
         "gives a similar model, not the same bits; a run with --steps gives the same bits."

@@ -61,7 +61,8 @@ class RunConfig(Config):
     Attributes:
         settings: of the recipe.
         time_seconds: budget of everything from reading to the held-out score.
-        budget_ram_gib, budget_disk_gib: a run whose forecast is above is refused before it starts.
+        budget_ram_gib: kept by computing a batch in parts and with fewer workers, or the run is refused.
+        budget_disk_gib: a run whose forecast is above is refused before it starts.
         init: file of weights to start from (`.safetensors`, `.pth`); what fits is taken.
     """
 

@@ -20,7 +20,6 @@ from scantling.training.checkpoint import KEPT
 from scantling.training.loop import Loop
 from scantling.training.materials import Materials
 from scantling.training.needs import (
-    Later,
     device_bytes,
     disk_bytes,
     later_needs,
@@ -30,6 +29,9 @@ from scantling.training.needs import (
     worker_bytes,
 )
 from scantling.training.progress import duration
+
+TOLERANCE: Final = 1.1
+"""A budget is kept within 10 %: a run that was fitted to it is not refused because its next trial took a bit more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +65,7 @@ class Forecast:
         Raises:
             ResourceError: more memory than `ram_gib`, more disk than `disk_gib`, or more than is free.
         """
-        if ram_gib is not None and self.memory > ram_gib * 2**30:
+        if ram_gib is not None and self.memory > TOLERANCE * ram_gib * 2**30:
             raise too_little_memory(self.memory, self.stage, ram_gib * 2**30)
         allowed = self.disk if disk_gib is None else disk_gib * 2**30
         if self.disk > allowed or self.disk - self.present_disk > self.free_disk:
@@ -85,12 +87,7 @@ class Forecast:
         )
 
 
-_NOTHING: Final = Later(memory=0, stage="training", validation_seconds=0.0, held_out_seconds=0.0)
-
-
-def forecast(
-    loop: Loop, materials: Materials | None = None, *, folder: Path, prepared_bytes: int | None = None
-) -> Forecast:
+def forecast(loop: Loop, materials: Materials, *, folder: Path) -> Forecast:
     """Time, memory and disk of a run, by trial steps on a copy of the recipe and trial passes of the network."""
     held = highest_resident_bytes()
     began = time.perf_counter()
@@ -99,7 +96,7 @@ def forecast(
     reading = (time.perf_counter() - began) / 2 if loop.workers == 0 else 0.0
     trial = try_step(loop)
     step_seconds = trial.seconds + reading
-    later = _NOTHING if materials is None else later_needs(loop, materials)
+    later = later_needs(loop, materials)
     state = state_bytes(loop)
     needs = [
         (held, "preparing"),
@@ -128,7 +125,7 @@ def forecast(
         memory=memory,
         stage=stage,
         device_memory=device_bytes(loop, state),
-        disk=present + (0 if materials is None else disk_bytes(loop, materials, checkpoints=checkpoints)),
+        disk=present + disk_bytes(loop, materials, checkpoints=checkpoints),
         present_disk=present,
         free_disk=shutil.disk_usage(folder).free,
     )

@@ -80,7 +80,9 @@ def _fit_sentence(batch: int, splits: int, workers: int, wanted_workers: int, bu
         changes.append(f"the batch of {batch} is computed in {parts} parts with accumulated gradients")
     if workers < wanted_workers:
         changes.append(f"{workers} instead of {wanted_workers} worker processes read ahead")
-    return f"To keep to {gib(budget)} of memory, {', and '.join(changes)}." if changes else ""
+    if not changes:
+        return f"The run keeps to {gib(budget)} of memory as it is."
+    return f"To keep to {gib(budget)} of memory, {', and '.join(changes)}."
 
 
 def _largest_part(batch: int, splits: int) -> int:

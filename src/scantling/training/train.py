@@ -118,9 +118,7 @@ def resume(
                 "'train', or use its model with 'predict'",
                 code="E-RUN-02",
             )
-        with joined_processes(resolve_device(config.device)) as device:
-            # the weight gradient of a convolution is summed per thread, so its last bits depend on their number
-            torch.set_num_threads(int(run.status().get("threads", torch.get_num_threads())))
+        with joined_processes(resolve_device(config.device)) as device, _threads(run.status().get("threads")):
             return _carry(run, config, device, display, longer=longer)
 
 
@@ -131,6 +129,18 @@ def _alone_in(run: RunFolder, display: Display) -> Iterator[None]:
         if caution:
             display.say(caution)
         yield
+
+
+@contextlib.contextmanager
+def _threads(wanted: int | None) -> Iterator[None]:
+    """Within the block torch computes with so many threads: a convolution's weight gradient is summed per thread,
+    so its last bits depend on their number."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(wanted or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _longer(run: RunFolder, config: RunConfig, steps: int | None, seconds: float | None) -> LoopConfig | None:
@@ -220,7 +230,10 @@ def _carry_on(
         forecast={
             "seconds": round(needs.seconds, 1),
             "steps": needs.steps,
+            "held_out_seconds": round(needs.held_out_seconds, 1),
             "memory_bytes": needs.memory,
+            "memory_stage": needs.stage,
+            "device_memory_bytes": needs.device_memory,
             "disk_bytes": needs.disk,
         },
         budget_seconds=loop.config.seconds,

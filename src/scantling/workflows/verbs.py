@@ -72,7 +72,8 @@ def train(
         train_on, test_on: `column=value` pairs that choose the training and the held-out cases.
         plan: `plan.json` of another run, edited or not, to be obeyed.
         init: file of weights (`.safetensors`, `.pth`) to start from; `transfer.txt` says what fitted.
-        budget_ram, budget_disk: "8G"; a run whose forecast is above is refused before it starts.
+        budget_ram: "8G"; kept by computing a batch in parts and with fewer workers, or the run is refused.
+        budget_disk: "8G"; a run whose forecast is above is refused before it starts.
         settings: `a.b=value` overrides of any field of `RunConfig`.
 
     Raises:
@@ -136,13 +137,20 @@ def predict(
     uncertainty: bool = False,
     tta: bool = False,
     largest_component: bool = False,
+    budget_ram: str | None = None,
     quiet: bool = True,
 ) -> PredictionRun:
-    """Segment images with a trained run, each on its own grid and in its own file type."""
+    """Segment images with a trained run, each on its own grid and in its own file type.
+
+    Args:
+        budget_ram: "8G"; a case that would take more is recorded as failed, and the others go on.
+    """
+    budget = None if budget_ram is None else int(parse_size(budget_ram) * 2**30)
     with case_progress(quiet) as progress:
         done = predict_folder(
             Path(run), Path(images), Path(out), device=device, overwrite=overwrite, probabilities=probabilities,
-            uncertainty=uncertainty, tta=tta, largest_component=largest_component, progress=progress,
+            uncertainty=uncertainty, tta=tta, largest_component=largest_component, memory_budget=budget,
+            progress=progress,
         )  # fmt: skip
     record_learnt_cases(Path(run), Path(out))
     return done
