@@ -16,6 +16,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 PAGE = ROOT / "docs" / "benchmarks.md"
+README = ROOT / "README.md"
+SHOWN = ("P15", "P15m", "P18", "P18m", "P17", "P12", "P14", "P13")
 PROFILES = ROOT / "docs" / "results" / "profiles.txt"
 BENCHMARKS = ("store", "loop_overhead", "teacher", "sliding_window", "metrics", "startup", "profiles")
 TIMEOUT_SECONDS = 1800
@@ -62,8 +64,17 @@ def between(text: str, name: str, content: str) -> str:
     """The text with `content` between the markers of that name."""
     begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
     if begin not in text or end not in text:
-        raise ValueError(f"{PAGE}: has no {begin} and {end}")
+        raise ValueError(f"the page has no {begin} and {end}")
     return f"{text.partition(begin)[0]}{begin}\n\n{content.strip()}\n\n{end}{text.partition(end)[2]}"
+
+
+def summary(rows: list[Row]) -> str:
+    """The README's few lines: one a piece of work and peer, ratio and goal."""
+    lines = ["| work | against | ratio | goal: floor, target |", "| --- | --- | --- | --- |"]
+    for bar in SHOWN:
+        shown = (row for row in rows if row.bar == bar and row.floor)
+        lines += [f"| {row.what} | {row.peer} | **{row.ratio:.3g}** | {row.floor}, {row.target} |" for row in shown]
+    return "\n".join(lines)
 
 
 def write() -> None:
@@ -71,7 +82,8 @@ def write() -> None:
     if PROFILES.is_file():
         text = between(text, "profiles", f"```text\n{PROFILES.read_text(encoding='utf-8').strip()}\n```")
     PAGE.write_text(text, encoding="utf-8")
-    print(f"written: {PAGE.relative_to(ROOT)}")
+    README.write_text(between(README.read_text(encoding="utf-8"), "speed", summary(read())), encoding="utf-8")
+    print(f"written: {PAGE.relative_to(ROOT)}, {README.relative_to(ROOT)}")
 
 
 def main() -> int:

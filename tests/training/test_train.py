@@ -24,6 +24,7 @@ from scantling.training.loop_state import LoopConfig
 from scantling.training.materials import gather
 from scantling.training.progress import Silent
 from scantling.training.run_folder import RunFolder
+from scantling.training.run_lock import run_lock
 from scantling.training.step import Stepper
 from scantling.training.train import resume, start
 
@@ -308,3 +309,17 @@ def test_a_stop_while_predicting_is_resumed_to_the_same_score(chest: Path, tmp_p
 def test_a_configuration_of_a_newer_release_is_refused() -> None:
     with pytest.raises(ConfigError, match="newer release"):
         RunConfig.parse({"schema_version": 2, "data": {"path": "x"}}, where="config.toml")
+
+
+def test_a_run_that_is_refused_before_its_first_step_leaves_its_name_free(chest: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="fold"):
+        start(config(chest, data=DataConfig(path=str(chest), fold=7)), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    assert start(config(chest, steps=1), tmp_path / "run").status()["status"] == "finished"
+
+
+def test_a_second_start_in_a_folder_where_one_trains_takes_nothing_away(chest: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    with run_lock(tmp_path / "run"), pytest.raises(ConfigError, match="is training in this folder"):
+        start(config(chest), tmp_path / "run", overwrite=True)
+    assert (tmp_path / "run").is_dir()

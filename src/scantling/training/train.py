@@ -70,25 +70,20 @@ def start(
         wait_for_all()
         run = RunFolder(out, writable=process_rank() == 0)
         display = display or Silent()
-        try:
-            with _alone_in(run, display):
-                if run.writable:
-                    config.save(run.config)
-                    if given is not None:
-                        write_json(run.plan, given.model_dump(mode="json"))
-                    run.update(
-                        status="preparing",
-                        command=command_line(),
-                        started=now(),
-                        environment=environment(),
-                        recipe=config.recipe,
-                        seed=config.seed,
-                    )
-                return _carry(run, config, device, display, dry_run=dry_run)
-        except (ConfigError, DataError):
-            if run.writable and not has_checkpoint(run.checkpoints):
-                shutil.rmtree(run.path, ignore_errors=True)  # refused before its first step: the name is free again
-            raise
+        with _alone_in(run, display), _removed_if_refused(run):
+            if run.writable:
+                config.save(run.config)
+                if given is not None:
+                    write_json(run.plan, given.model_dump(mode="json"))
+                run.update(
+                    status="preparing",
+                    command=command_line(),
+                    started=now(),
+                    environment=environment(),
+                    recipe=config.recipe,
+                    seed=config.seed,
+                )
+            return _carry(run, config, device, display, dry_run=dry_run)
 
 
 def resume(
@@ -129,6 +124,20 @@ def _alone_in(run: RunFolder, display: Display) -> Iterator[None]:
         if caution:
             display.say(caution)
         yield
+
+
+@contextlib.contextmanager
+def _removed_if_refused(run: RunFolder) -> Iterator[None]:
+    """A new run that is refused before its first step leaves no folder behind, so its name is free again.
+
+    To be entered with the lock held: the folder is then nobody else's.
+    """
+    try:
+        yield
+    except (ConfigError, DataError):
+        if run.writable and not has_checkpoint(run.checkpoints):
+            shutil.rmtree(run.path, ignore_errors=True)
+        raise
 
 
 @contextlib.contextmanager
