@@ -9,7 +9,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -17,20 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from scantling.losses.segmentation import cross_entropy, dice_and_cross_entropy, dice_loss, weight_sum
-
-
-class SumOverProcesses(torch.autograd.Function):
-    """All-reduce by sum, forwards and backwards."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        x = x.clone()
-        dist.all_reduce(x)
-        return x
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return SumOverProcesses.forward(ctx, gradient.contiguous())
+from scantling.processes import sum_over_processes
 
 
 def make_network() -> nn.Module:
@@ -56,7 +42,7 @@ def make_batch() -> tuple[Tensor, ...]:
 
 def losses(world: int) -> dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor]]]:
     """Per name the loss of a share and the loss of the whole batch in one process."""
-    total: Callable[[Tensor], Tensor] = SumOverProcesses.apply
+    total = sum_over_processes
 
     def with_normaliser(logits: Tensor, *labelled: Tensor) -> Tensor:
         return cross_entropy(logits, *labelled, normaliser=total(weight_sum(*labelled)) / world)
