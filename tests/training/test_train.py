@@ -5,6 +5,8 @@ import itertools
 import json
 import os
 import signal
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,12 @@ import torch
 from PIL import Image
 
 from scantling.data.catalog.phantom import write_cardiac_phantom, write_chest_phantom
+from scantling.data.store import Store
 from scantling.errors import ConfigError, DataError, IntegrityError, Interrupted, PlanMismatch, ResourceError
 from scantling.evaluation.evaluate import Evaluation
 from scantling.files import read_json
 from scantling.inference.model_folder import load_model
+from scantling.training import materials as materials_module
 from scantling.training.config import DataConfig, PlanConfig, RunConfig, parse_duration, parse_size
 from scantling.training.held_out import score_held_out
 from scantling.training.loop_state import LoopConfig
@@ -323,3 +327,24 @@ def test_a_second_start_in_a_folder_where_one_trains_takes_nothing_away(chest: P
     with run_lock(tmp_path / "run"), pytest.raises(ConfigError, match="is training in this folder"):
         start(config(chest), tmp_path / "run", overwrite=True)
     assert (tmp_path / "run").is_dir()
+
+
+def test_a_case_that_takes_long_to_prepare_is_said_by_name(
+    chest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    display = Silent()
+    display.say = said.append  # type: ignore[method-assign]
+    original, slow = Store._one, threading.Event()
+
+    def one(self: Store, case: Any, *rest: Any) -> Any:
+        if not slow.is_set():
+            slow.set()
+            time.sleep(1.0)
+        return original(self, case, *rest)
+
+    monkeypatch.setattr(materials_module, "NOTICE_AFTER", 0.2)
+    monkeypatch.setattr(Store, "_one", one)
+    run = start(config(chest, steps=1), tmp_path / "run", display=display)
+    first = read_json(run.split)["train"][0]
+    assert any(sentence.startswith(f"Still preparing case {first}, since") for sentence in said)

@@ -19,6 +19,7 @@ from scantling.training.materials import Materials
 from scantling.training.progress import Display
 from scantling.training.run_folder import RunFolder
 from scantling.training.validation import inner_validation
+from scantling.training.watchdog import Watchdog
 
 
 def score_held_out(
@@ -42,14 +43,16 @@ def score_held_out(
     predictor = Predictor(LoadedModel(network=network, plan=materials.plan, meta=meta), device)
     cases = [materials.manifest.case(c) for c in materials.split.heldout]
 
-    def halt(_sentence: str) -> None:
+    def halt(sentence: str) -> None:
+        dog.at(sentence)
         if stop():
             raise Interrupted(
                 f"stopped while predicting held-out cases; {run.how_to_resume}",
                 code="E-INT-01",
             )
 
-    done = predict_cases(predictor, cases, run.predictions, progress=halt)
+    with Watchdog(display.say) as dog:
+        done = predict_cases(predictor, cases, run.predictions, progress=halt)
     for case, sentence in done.failures.items():
         display.say(f"held-out case {case} could not be predicted: {sentence}")
     evaluation = evaluate_folders(

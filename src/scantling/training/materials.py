@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from scantling.recipes import RECIPES
 from scantling.training.config import RunConfig
 from scantling.training.progress import Display
 from scantling.training.run_folder import RunFolder
+from scantling.training.watchdog import NOTICE_AFTER, Watchdog
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,8 +83,8 @@ def gather(
         display.detail(f"  {decision}: {reason}")
     store = Store(_cache_folder(run))
     unlabelled = split.unlabelled if RECIPES[config.recipe].uses_unlabelled else ()
-    train = store.prepare([manifest.case(c) for c in (*split.train, *unlabelled)], manifest, plan)
-    validation = store.prepare([manifest.case(c) for c in split.validation], manifest, plan)
+    train = _prepared(store, (*split.train, *unlabelled), manifest, plan, display)
+    validation = _prepared(store, split.validation, manifest, plan, display)
     for note in (*train.notes, *validation.notes):
         display.say(note)
     run.update(
@@ -143,6 +145,17 @@ def _plan(
     patch = tuple(-(-n // d) * d for n, d in zip(plan.patch_size, divisor, strict=False))
     mirror = plan.mirror_axes if wanted.mirror_axes is None else wanted.mirror_axes
     return plan.model_copy(update={"network": network, "patch_size": patch, "mirror_axes": mirror})
+
+
+def _prepared(store: Store, case_ids: Sequence[str], manifest: Manifest, plan: Plan, display: Display) -> PreparedSet:
+    """The cases in the store; one that takes more than a minute is said by name."""
+    with Watchdog(display.say, notice_after=NOTICE_AFTER) as dog:
+
+        def at(done: int, _total: int) -> None:
+            dog.at(f"preparing case {case_ids[done]}" if done < len(case_ids) else None)
+
+        at(0, len(case_ids))
+        return store.prepare([manifest.case(c) for c in case_ids], manifest, plan, at)
 
 
 def _recipe_sentence(config: RunConfig, split: Split) -> str:
