@@ -24,7 +24,7 @@ C = TypeVar("C", bound="Config")  # not `Self`: the run-time checker of the test
 class Config(BaseModel):
     """Base of every settings object: frozen, keyword-only, strict about names."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(defer_build=True, frozen=True, extra="forbid", validate_default=True)
 
     @classmethod
     def parse(cls: type[C], values: Mapping[str, Any], *, where: str) -> C:

@@ -6,6 +6,7 @@ from functools import partial
 from typing import ClassVar, final
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from scantling.config import Config
@@ -21,7 +22,7 @@ from scantling.views.view import ViewBatch
 class SupervisedConfig(Config):
     """Weights of the two terms, and the augmentation."""
 
-    views: ViewConfig = ViewConfig()
+    views: ViewConfig = Field(default_factory=ViewConfig)
     dice_weight: float = 1.0
     cross_entropy_weight: float = 1.0
 

@@ -38,7 +38,7 @@ class LoopConfig(Config):
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     skipped_share: float = Field(default=0.01, ge=0, le=1)
     tensorboard: bool = False
-    optimisation: OptimisationConfig = OptimisationConfig()
+    optimisation: OptimisationConfig = Field(default_factory=OptimisationConfig)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,7 +34,7 @@ class ViewConfig(SpatialConfig):
     """Which views of each sample a recipe wants to see; the defaults suit supervised training."""
 
     n_views: int = Field(default=1, ge=1)
-    intensity: IntensityConfig = IntensityConfig()
+    intensity: IntensityConfig = Field(default_factory=IntensityConfig)
 
 
 def make_views(
