@@ -210,7 +210,7 @@ def test_nothing_to_draw_and_impossible_settings_are_refused(tmp_path):
 
 
 def odd_volumes():
-    """Every oddity of a file that must train, or be refused by name (fault F18)."""
+    """Every oddity of a file that must train, or be refused by name."""
     rng = np.random.default_rng(0)
     plain = rng.normal(300, 50, size=(12, 20, 24)).astype(np.float32)
     odd = {name: plain.copy() for name in ("nan", "infinite", "outlier", "constant")}
