@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from scantling.errors import ConfigError
 from scantling.files import write_atomic
@@ -56,6 +56,17 @@ class Config(BaseModel):
     def save(self, path: Path) -> None:
         """Write the resolved settings atomically."""
         write_atomic(path, self.to_toml().encode())
+
+
+def at_most_version(newest: int) -> AfterValidator:
+    """Refuses, as a field's annotation, the schema version of a file that a newer release wrote."""
+
+    def check(value: int) -> int:
+        if value > newest:
+            raise ValueError("written by a newer release; update scantling to read it")
+        return value
+
+    return AfterValidator(check)
 
 
 def apply_overrides(values: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:

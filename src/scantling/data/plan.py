@@ -7,11 +7,11 @@ preparation of training.
 from __future__ import annotations
 
 import math
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, field_validator
 
-from scantling.config import Config
+from scantling.config import Config, at_most_version
 from scantling.data.case import ClassTable
 from scantling.errors import ConfigError
 
@@ -87,7 +87,7 @@ class Plan(Config):
         reasons: one sentence for each decision, for people.
     """
 
-    schema_version: int = SCHEMA_VERSION
+    schema_version: Annotated[int, at_most_version(SCHEMA_VERSION)] = SCHEMA_VERSION
     dataset: str
     modality: str = ""
     image_axes: Literal[2, 3]
@@ -103,13 +103,6 @@ class Plan(Config):
     network: NetworkPlan
     mirror_axes: tuple[int, ...] = ()
     reasons: dict[str, str] = Field(default_factory=dict)
-
-    @field_validator("schema_version")
-    @classmethod
-    def _is_of_this_release(cls, value: int) -> int:
-        if value > SCHEMA_VERSION:
-            raise ValueError("written by a newer release; update scantling to read it")
-        return value
 
     @field_validator("dimensions")
     @classmethod

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
-from scantling.config import Config
+from scantling.config import Config, at_most_version
 from scantling.data.case import LabelKind
 from scantling.errors import ConfigError
 from scantling.training.loop_state import LoopConfig
@@ -66,7 +66,7 @@ class RunConfig(Config):
         init: file of weights to start from (`.safetensors`, `.pth`); what fits is taken.
     """
 
-    schema_version: int = SCHEMA_VERSION
+    schema_version: Annotated[int, at_most_version(SCHEMA_VERSION)] = SCHEMA_VERSION
     recipe: str = "supervised"
     settings: dict[str, Any] = Field(default_factory=dict)
     seed: int = Field(default=0, ge=0)
@@ -79,13 +79,6 @@ class RunConfig(Config):
     data: DataConfig
     plan: PlanConfig = PlanConfig()
     training: LoopConfig = LoopConfig()
-
-    @field_validator("schema_version")
-    @classmethod
-    def _is_of_this_release(cls, value: int) -> int:
-        if value > SCHEMA_VERSION:
-            raise ValueError("written by a newer release; update scantling to read it")
-        return value
 
 
 def parse_size(text: str) -> float:

@@ -116,7 +116,7 @@ class Stepper:
         self.recipe.after_step()
 
     def undo(self) -> None:
-        """Make the last `backward` not have happened; a loss scale that was too large becomes smaller."""
+        """Make the last `backward` not have happened."""
         if self._buffers:
             torch._foreach_copy_(self._buffers, self._buffers_before)
         self.recipe.zero_grad(set_to_none=True)
