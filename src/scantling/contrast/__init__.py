@@ -1,0 +1,1 @@
+"""Which pixels are compared, and which pairs of them belong together."""
