@@ -21,6 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from scantling.losses import fused
 from scantling.losses.direction import Direction
 from scantling.losses.pairs import Pairs
 from scantling.losses.unit_vectors import GroupSums, UnitVectors, slices
@@ -104,6 +105,8 @@ class _Contrast:
         self.by_groups = pairs.groups is not None and not self.per_positive
         self.asks_blocks = not (self.by_groups and pairs.all_compared)
         self.boost = self._own_class_boost()
+        plain = self.bounded and not self.asks_blocks and self.boost is None
+        self.kernels = fused.kernels_for(anchors) if plain and self.keys.vectors.dtype == anchors.dtype else None
         self.first = self._side(
             pairs.n_anchors, pairs.anchors_usable, pairs.keys_usable, pairs.key_trust, pairs.key_classes
         )
@@ -122,18 +125,10 @@ class _Contrast:
         """Fill the sides."""
         if not self.bounded:
             self._find_shifts()
-        for rows, columns, _, logits, positive, compared in self._tiles():
-            served = self._served(rows, columns)
-            if positive is not None:
-                weighted = positive if self.per_positive else positive * logits
-                for side, own, others, flipped in served:
-                    side.count[own] += _over_keys(positive, side.trust, others, flipped)
-                    if not self.per_positive:
-                        side.positive[own] += _over_keys(weighted, side.trust, others, flipped)
-            for (side, own, others, flipped), tile in zip(
-                served, self._exponentials(logits, compared, rows, columns), strict=True
-            ):
-                side.z[own] += _over_keys(tile, side.compare, others, flipped)
+        if self.kernels is None:
+            self._sum_tiles()
+        else:
+            self._sum_by_kernels()
         if self.per_positive:
             self._one_positive_at_a_time()
         if self.by_groups:
@@ -147,6 +142,33 @@ class _Contrast:
         sides = list(zip(self.sides(), of_terms, strict=False))
         pressures = [side.pressure(gradient, self.per_positive) for side, gradient in sides]
         pulls = [side.pull(gradient) for side, gradient in sides]
+        if self.kernels is None:
+            self._push_and_pull_tiles(pressures, pulls, at_anchors, at_keys)
+        else:
+            self._push_by_kernels(pressures, at_anchors, at_keys)
+        if self.by_groups:
+            for number, pull in enumerate(pulls):
+                self._pull_groups(number, pull, at_anchors, at_keys)
+        first = self.anchors.back_(at_anchors, self.tile)
+        return first, None if self.alone else self.keys.back_(at_keys, self.tile)
+
+    def _sum_tiles(self) -> None:
+        for rows, columns, _, logits, positive, compared in self._tiles():
+            served = self._served(rows, columns)
+            if positive is not None:
+                weighted = positive if self.per_positive else positive * logits
+                for side, own, others, flipped in served:
+                    side.count[own] += _over_keys(positive, side.trust, others, flipped)
+                    if not self.per_positive:
+                        side.positive[own] += _over_keys(weighted, side.trust, others, flipped)
+            for (side, own, others, flipped), tile in zip(
+                served, self._exponentials(logits, compared, rows, columns), strict=True
+            ):
+                side.z[own] += _over_keys(tile, side.compare, others, flipped)
+
+    def _push_and_pull_tiles(
+        self, pressures: list[Tensor], pulls: list[Tensor], at_anchors: Tensor, at_keys: Tensor
+    ) -> None:
         for rows, columns, anchors, logits, positive, compared in self._tiles():
             served = self._served(rows, columns)
             pulled = None if positive is None else self._pulled(positive, logits, served, pulls)
@@ -154,11 +176,38 @@ class _Contrast:
             gradient = pushed if pulled is None else pushed.sub_(pulled)
             at_anchors[rows].addmm_(gradient, self.unit_keys[columns], alpha=1 / self.temperature)
             at_keys[columns].addmm_(gradient.T, anchors)
-        if self.by_groups:
-            for number, pull in enumerate(pulls):
-                self._pull_groups(number, pull, at_anchors, at_keys)
-        first = self.anchors.back_(at_anchors, self.tile)
-        return first, None if self.alone else self.keys.back_(at_keys, self.tile)
+
+    def _sum_by_kernels(self) -> None:
+        assert self.kernels is not None
+        anchors, keys = self._whole()
+        own = self.pairs.own
+        for side, rows, columns, place in ((self.first, anchors, keys, own), (self.second, keys, anchors, _minus(own))):
+            if side is not None:
+                weights = keys.new_ones(len(columns), dtype=self.dtype) if side.compare is None else side.compare
+                side.z = self.kernels.denominators(rows, columns, weights, temperature=self.temperature, own=place)
+
+    def _push_by_kernels(self, pressures: list[Tensor], at_anchors: Tensor, at_keys: Tensor) -> None:
+        """Each anchor's pressure on each key, by its weight, and the same of the other direction, at both ends."""
+        assert self.kernels is not None
+        anchors, keys = self._whole()
+        of_anchors = self.anchors.scales.new_zeros((2, len(anchors)))
+        of_keys = self.keys.scales.new_zeros((2, len(keys)))
+        of_anchors[0], of_keys[0] = pressures[0], 1.0 if self.first.compare is None else self.first.compare
+        if self.triangle:
+            of_anchors[1], of_keys[1] = of_keys[0], of_anchors[0]
+        elif self.second is not None:
+            of_anchors[1], of_keys[1] = 1.0 if self.second.compare is None else self.second.compare, pressures[1]
+        own = self.pairs.own
+        at_anchors += self.kernels.gradients(anchors, keys, of_anchors, of_keys, temperature=self.temperature, own=own)
+        if not self.triangle:
+            at_keys += self.kernels.gradients(
+                keys, anchors, of_keys, of_anchors, temperature=self.temperature, own=_minus(own)
+            )
+
+    def _whole(self) -> tuple[Tensor, Tensor]:
+        """Unit anchors and keys in the precision they came in."""
+        keys = self.unit_keys.to(self.keys.vectors.dtype)
+        return keys if self.alone else self.anchors.unit(slice(None)).to(keys.dtype), keys
 
     # The walk
 
@@ -408,3 +457,7 @@ def _class_sizes(classes: Tensor | None, usable: Tensor | None, dtype: torch.dty
     _, number = torch.unique(classes, return_inverse=True)
     present = torch.ones(len(classes), dtype=dtype, device=classes.device) if usable is None else usable.to(dtype)
     return torch.zeros_like(present).index_add_(0, number, present)[number]
+
+
+def _minus(own: int | None) -> int | None:
+    return None if own is None else -own
