@@ -10,7 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from scantling.losses.pairs import Pairs
-from scantling.losses.streaming import Setting, streamed_terms
+from scantling.losses.streaming import streamed_terms
+from scantling.losses.tiles import Setting
 
 Directions = Literal["one", "both"]
 

@@ -1,4 +1,4 @@
-"""Vectors of length 1 made piece by piece, and the sums of them that groups of positives need."""
+"""Vectors of length 1, made piece by piece from vectors of any length."""
 
 from __future__ import annotations
 
@@ -40,53 +40,6 @@ class UnitVectors:
         return gradient.to(self.vectors.dtype)
 
 
-class GroupSums:
-    """The sum of the unit keys of each group, by trust.
-
-    Where every group has at most one key, as matched points have, the keys themselves are the sums.
-    """
-
-    def __init__(self, keys: UnitVectors, groups: Tensor, trust: Tensor | None, n_groups: int, step: int) -> None:
-        self.keys, self.groups, self.trust, self.step = keys, groups, trust, step
-        grouped = groups >= 0
-        weights = grouped.to(keys.dtype) if trust is None else grouped * trust
-        self.weights, self.index = weights, groups.clamp_min(0)
-        self.counts = weights.new_zeros(n_groups).index_add_(0, self.index, weights)
-        self.sums = self.only = None
-        members = weights.new_zeros(n_groups).index_add_(0, self.index, grouped.to(keys.dtype))
-        if groups.device.type == "cpu" and bool((members <= 1).all()):
-            self.only = groups.new_zeros(n_groups)
-            self.only[self.index[grouped]] = torch.arange(len(groups))[grouped]
-            return
-        self.sums = weights.new_zeros((n_groups, keys.vectors.shape[1]))
-        for places in slices(len(groups), step):
-            self.sums.index_add_(0, self.index[places], keys.unit(places) * weights[places, None])
-
-    def of(self, groups: Tensor) -> tuple[Tensor, Tensor]:
-        """The sum and the trust of some groups' keys; 0 for group -1."""
-        index = groups.clamp_min(0)
-        counts = self.counts[index] * (groups >= 0)
-        if self.only is not None:
-            return self.keys.unit(self.only[index]) * counts[:, None], counts
-        assert self.sums is not None
-        return self.sums[index] * (groups >= 0)[:, None], counts
-
-    def give_back(self, anchors: UnitVectors, groups: Tensor, weights: Tensor, at_keys: Tensor) -> None:
-        """Take from the gradient at the keys that of `sum_i weights_i <anchor_i, sum of its group>`."""
-        index, weights = groups.clamp_min(0), weights * (groups >= 0)
-        if self.only is not None:
-            for places in slices(len(groups), self.step):
-                one = self.only[index[places]]
-                share = (weights[places] * self.weights[one])[:, None]
-                at_keys.index_add_(0, one, anchors.unit(places) * share, alpha=-1)
-            return
-        assert self.sums is not None
-        gathered = torch.zeros_like(self.sums)
-        for places in slices(len(groups), self.step):
-            gathered.index_add_(0, index[places], anchors.unit(places) * weights[places, None])
-        for places in slices(len(at_keys), self.step):
-            at_keys[places].addcmul_(gathered[self.index[places]], self.weights[places, None], value=-1)
-
-
 def slices(stop: int, step: int, start: int = 0) -> Iterator[slice]:
+    """`range(start, stop)` cut into pieces of `step`."""
     return (slice(first, min(first + step, stop)) for first in range(start, stop, step))
