@@ -122,13 +122,17 @@ def peak_growth_mib(work: Callable[[], Any]) -> float:
     return growth
 
 
-def record(rows: Iterable[Row]) -> int:
+def record(rows: Iterable[Row], *, accelerator: str = "") -> int:
     """Print rows and put them into the table's file in place of those with the same bar, work and peer.
+
+    Args:
+        accelerator: what they were measured on, if not on the processor.
 
     Returns:
         The exit code of a benchmark: 1 where something that must be equal is not.
     """
-    stamp = {"machine": machine(), "versions": versions(), "date": date.today().isoformat()}
+    place = f"{accelerator} in {machine()}" if accelerator else machine()
+    stamp = {"machine": place, "versions": versions(), "date": date.today().isoformat()}
     fresh = [Row(**(asdict(row) | stamp)) for row in rows]
     for row in fresh:
         goal = f" (floor {row.floor}, target {row.target}: {row.reached})" if row.floor else ""
@@ -152,8 +156,12 @@ def read() -> list[Row]:
 
 
 def write(rows: Sequence[Row]) -> None:
-    """The table's file anew, in the order of the bars."""
-    ordered = sorted(rows, key=lambda row: (int("".join(filter(str.isdigit, row.bar))), row.bar, row.what, row.peer))
+    """The table's file anew, in the order of the bars; those of accelerators, G1 and on, come last."""
+
+    def place(row: Row) -> tuple[bool, int, str, str, str]:
+        return row.bar.startswith("G"), int("".join(filter(str.isdigit, row.bar))), row.bar, row.what, row.peer
+
+    ordered = sorted(rows, key=place)
     with RESULTS.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, [field.name for field in fields(Row)], lineterminator="\n")
         writer.writeheader()

@@ -19,7 +19,19 @@ PAGE = ROOT / "docs" / "benchmarks.md"
 README = ROOT / "README.md"
 SHOWN = ("P15", "P15m", "P18", "P18m", "P17", "P12", "P14", "P13")
 PROFILES = ROOT / "docs" / "results" / "profiles.txt"
-BENCHMARKS = ("store", "loop_overhead", "teacher", "sliding_window", "metrics", "startup", "profiles")
+BENCHMARKS = (
+    "store",
+    "loop_overhead",
+    "teacher",
+    "views",
+    "sliding_window",
+    "metrics",
+    "startup",
+    "contrast",
+    "alignment",
+    "sampling",
+    "profiles",
+)
 TIMEOUT_SECONDS = 1800
 HEAD = "| goal | work | peer | ours | peer's | ratio | floor | target | reached | equality |"
 

@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from scantling.contrast.pairing import PairRule, count_pairs
+from scantling.contrast.counting import count_pairs
+from scantling.contrast.pairing import PairRule
 from scantling.contrast.pixels import Tags
 from scantling.contrast.relations import (
     ACROSS_IMAGES,

@@ -1,13 +1,21 @@
 """Charts are read back as XML: axes, ticks, escaping and positions are checked on the drawing itself."""
 
 import math
+from itertools import pairwise
 from xml.etree import ElementTree
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scantling.figures.axes import Scale, decade_ticks, finite_range, nice_ticks, tick_label
+from scantling.figures.axes import (
+    Scale,
+    decade_ticks,
+    divided_decade_ticks,
+    finite_range,
+    nice_ticks,
+    tick_label,
+)
 from scantling.figures.curves import Line, line_chart, reliability_chart
 from scantling.figures.strips import Strip, strip_chart
 
@@ -51,6 +59,19 @@ def test_decades_cover_the_range_and_stay_few():
     assert many[0] <= 1e-12
     assert many[-1] >= 1.0
     assert len(decade_ticks(1.0, 1.0)) == 2
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "ticks"),
+    [
+        (1000, 40_000, [1000, 2000, 5000, 10_000, 20_000, 50_000]),
+        (0.03, 0.3, [0.02, 0.05, 0.1, 0.2, 0.5]),
+        (2, 2, [2, 5]),
+        (1, 10, [1, 2, 5, 10]),
+    ],
+)
+def test_divided_decades_cover_the_range_with_ones_twos_and_fives(low, high, ticks):
+    assert divided_decade_ticks(low, high) == pytest.approx(ticks)
 
 
 @pytest.mark.parametrize(
@@ -106,6 +127,7 @@ def test_a_single_point_is_drawn_as_a_dot():
 
 def test_nothing_to_show_is_an_empty_frame_and_no_error():
     assert "NaN" not in line_chart([], x_label="e", y_label="d", title="t").upper().replace("TITLE", "")
+    assert "nan" not in line_chart([], x_label="e", y_label="d", title="t", logarithmic_x=True).lower()
     line = Line(name="a", x=[0, 1], y=[math.nan, math.inf], colour="#111111")
     assert "nan" not in line_chart([line], x_label="epoch", y_label="d", title="t").lower()
     assert not list(parse(strip_chart([], x_label="Dice", title="t")).iter("circle"))
@@ -118,6 +140,21 @@ def test_a_logarithmic_axis_leaves_out_what_has_no_logarithm():
     assert next(p.get("d") for p in parse(svg).iter("path") if p.get("stroke") == "#111111").count("M") == 2
 
 
+def test_on_two_logarithmic_axes_a_power_law_is_straight_and_its_slope_is_the_power():
+    n = [1000.0, 2000.0, 10_000.0, 40_000.0]
+    line = Line(name="memory", x=[0.0, *n], y=[1.0, *(k**2 for k in n)], colour="#111111", markers=True)
+    options = {"logarithmic": True, "logarithmic_x": True, "title": "t"}
+    svg = parse(line_chart([line], x_label="n", y_label="MiB", **options))
+    dots = [(float(c.get("cx")), float(c.get("cy"))) for c in svg.iter("circle")]
+    assert len(dots) == 4  # zero has no logarithm
+    at = {t.text: (float(t.get("x")), float(t.get("y"))) for t in svg.iter("text")}
+    decade_x = at["10000"][0] - at["1000"][0]
+    decade_y = (at["1e10"][1] - at["1e6"][1]) / 4
+    slopes = [(b[1] - a[1]) / decade_y / ((b[0] - a[0]) / decade_x) for a, b in pairwise(dots)]
+    assert slopes == pytest.approx([2.0] * 3, abs=0.01)
+    assert dots[0][0] == pytest.approx(at["1000"][0], abs=0.01)
+
+
 def test_several_lines_get_a_legend_that_wraps():
     lines = [Line(name=f"a rather long loss name {k}", x=[0, 1], y=[k, 1], colour="#111111") for k in range(6)]
     svg = parse(line_chart(lines, x_label="e", y_label="l", title="t", width=480))
@@ -125,6 +162,22 @@ def test_several_lines_get_a_legend_that_wraps():
     assert len(names) == 6
     assert len({t.get("y") for t in names}) > 1
     assert max(float(t.get("x")) for t in names) < 480 - 100
+
+
+def test_a_line_without_a_name_is_drawn_and_not_in_the_legend():
+    lines = [Line(name=name, x=[0, 1], y=[0, 1], colour=colour) for name, colour in (("a", "#111111"), ("", "#222333"))]
+    svg = parse(line_chart([*lines, lines[0]], x_label="e", y_label="l", title="t"))
+    assert sum(p.get("stroke") == "#222333" for p in svg.iter("path")) == 1
+    assert not any(p.get("stroke") == "#222333" for p in svg.iter("line"))
+    assert sum(p.get("stroke") == "#111111" for p in svg.iter("line")) == 2
+
+
+def test_the_last_label_of_the_x_axis_is_not_cut_off():
+    svg = parse(
+        line_chart([Line(name="a", x=[0, 40_000], y=[0, 1], colour="#111111")], x_label="", y_label="", title="")
+    )
+    last = next(t for t in svg.iter("text") if t.text == "40000")
+    assert float(last.get("x")) + 0.5 * 7 * 5 < 640
 
 
 def test_strips_hold_one_dot_a_finite_case_and_their_mean():

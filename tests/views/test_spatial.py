@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -108,7 +110,78 @@ def test_a_matrix_has_the_same_bits_alone_and_in_a_batch():
         assert torch.equal(sample_from_view([draw], **place)[0], together[i])
 
 
+CROPPED = EVERYTHING.model_copy(update={"crop_probability": 1.0, "crop_area": (0.1, 0.5), "crop_aspect": 1.5})
+
+
+def boxes(patch: tuple[int, ...], spacing: tuple[float, ...], sample: tuple[int, ...], **changes: object) -> np.ndarray:
+    """First edges and sides `[draw, axis, 2]`."""
+    config = CROPPED.model_copy(update=changes)
+    place = {"patch_size": patch, "spacing_mm": spacing, "sample_shape": sample}
+    return np.array([draw_spatial(numpy_generator(0, "test", i), config, **place).crop for i in range(300)])
+
+
+def test_a_crop_covers_its_share_of_the_sample_with_its_aspect_and_lies_anywhere_inside():
+    sample, patch = np.array([60, 80]), np.array([20, 24])
+    box = boxes((20, 24), (1.0, 1.0), (60, 80))
+    first, side = box[..., 0], box[..., 1]
+    assert (first >= 0).all()
+    assert (first + side <= sample + 1e-9).all()
+    share = side.prod(axis=1) / sample.prod()
+    assert 0.1 <= share.min() < 0.12 < 0.48 < share.max() <= 0.5 + 1e-9
+    stretch = (side / patch)[:, 0] / (side / patch)[:, 1]
+    assert 1 / 1.5 - 1e-9 <= stretch.min() < 0.7 < 1.45 < stretch.max() <= 1.5 + 1e-9
+    free = first / (sample - side)
+    assert free.min() < 0.02
+    assert free.max() > 0.98
+
+
+def test_a_crop_of_a_volume_covers_its_share_of_the_volume_or_of_the_slice_if_slices_are_thick():
+    sample, patch = np.array([30, 40, 36]), (16, 20, 18)
+    side = boxes(patch, (1.0, 1.0, 1.0), (30, 40, 36))[..., 1]
+    share = side.prod(axis=1) / sample.prod()
+    assert 0.1 <= share.min() < 0.12 < 0.48 < share.max() <= 0.5 + 1e-9
+    thick = boxes(patch, (9.0, 1.0, 1.0), (30, 40, 36))
+    assert (thick[:, 0] == [7, 16]).all()
+    share = thick[:, 1:, 1].prod(axis=1) / sample[1:].prod()
+    assert 0.1 <= share.min() < 0.12 < 0.48 < share.max() <= 0.5 + 1e-9
+
+
+def test_where_no_box_of_the_drawn_area_fits_the_largest_of_the_views_shape_is_taken_from_the_middle():
+    box = boxes((40, 10), (1.0, 1.0), (40, 40), crop_area=(0.9, 1.0))
+    assert (box == [[0.0, 40.0], [15.0, 10.0]]).all()
+
+
+@pytest.mark.parametrize("shape", [((9, 14), (5, 8)), ((9, 14, 11), (5, 8, 4))])
+def test_the_edges_of_a_view_are_those_of_its_box(shape):
+    sample, patch = shape
+    dimensions = len(patch)
+    box = tuple((0.3 + axis, 4.1 + axis) for axis in range(dimensions))
+    draw = replace(no_draw(dimensions), crop=box)
+    spacing = (0.5, 2.0, 1.5)[:dimensions]
+    matrix = sample_from_view([draw], sample_shape=sample, patch_size=patch, spacing_mm=spacing)
+    edges = torch.tensor([[-0.5] * dimensions, [n - 0.5 for n in patch]], dtype=torch.float64)
+    found = geometry.transform_points(matrix, geometry.mm_from_indices(edges, spacing)[None])
+    found = geometry.indices_from_mm(found, spacing)[0] + 0.5  # as edges of the sample's voxels
+    expected = torch.tensor([[first for first, _ in box], [first + side for first, side in box]], dtype=torch.float64)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
+def test_control_points_are_as_many_as_the_view_needs_within_their_range_and_in_plane_if_slices_are_thick():
+    config = EVERYTHING.model_copy(update={"elastic_probability": 1.0, "elastic_mm": 2.0, "elastic_spacing_mm": 10.0})
+    thin, thick = ((12, 41, 31), (1.0, 1.0, 1.0)), ((12, 41, 31), (5.0, 1.0, 1.0))
+    for (patch, spacing), shape in ((thin, (4, 7, 6)), (thick, (1, 7, 6))):
+        for drawn_once in draws(config, patch, spacing, 5):
+            points = np.reshape(drawn_once.elastic_mm, (3, *shape))
+            assert np.abs(points[1:]).max() <= 2
+            assert np.abs(points[1:]).max() > 1.8
+            assert points[0].any() == (shape[0] > 1)
+
+
 def test_an_impossible_range_is_refused_by_name():
+    with pytest.raises(ConfigError, match="shares of the sample"):
+        SpatialConfig.parse({"crop_area": (0.0, 0.5)}, where="test")
+    with pytest.raises(ConfigError, match="shares of the sample"):
+        SpatialConfig.parse({"crop_area": (0.5, 1.5)}, where="test")
     with pytest.raises(ConfigError, match=r"scale = .*wanted low <= high"):
         SpatialConfig.parse({"scale": (1.2, 0.8)}, where="test")
     with pytest.raises(ConfigError, match="array axes"):

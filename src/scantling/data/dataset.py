@@ -173,10 +173,12 @@ class PatchDataset(Dataset[Sample]):
             label_map[target] = labels[source]
         weight = np.zeros(self.crop_size, dtype=np.float32)
         weight[target] = case.weight
-        if slice_index is None:
+        if slice_index is not None:
+            along = (slice_index + 0.5) / case.grid.shape[0]
+        elif len(self.crop_size) == 3:
             along = (start[0] + (self.crop_size[0] - 1) / 2 + 0.5) / case.grid.shape[0]
         else:
-            along = (slice_index + 0.5) / case.grid.shape[0]
+            along = 0.5
         return Sample(
             image=torch.from_numpy(image),
             label_map=torch.from_numpy(label_map),

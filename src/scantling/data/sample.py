@@ -22,8 +22,11 @@ class Sample:
         source_from_sample: leads from mm in the crop to mm in the prepared case; both measure from the centre
             of their first voxel (pixel-centre convention).
         case_index, patient_index: position in the training set; patients are numbered in order of appearance.
-        slice_position: relative position of the crop's centre along the first axis of the volume, in [0, 1].
+        slice_position: relative position of the crop's centre along the first axis of the volume, in [0, 1]; 0.5
+            for a picture, which is no slice of one.
         key: epoch and position in the epoch, which name every random draw made for this sample.
+        alternatives: other images of the same anatomy on the same grid (as another scanner would show it, say);
+            label map and weight hold for them as well.
     """
 
     image: Float[Tensor, "channel *spatial"]
@@ -36,3 +39,4 @@ class Sample:
     patient_index: int
     slice_position: float
     key: tuple[int, int]
+    alternatives: Float[Tensor, "alternative channel *spatial"] | None = None

@@ -47,6 +47,15 @@ def decade_ticks(low: float, high: float) -> list[float]:
     return [10.0**power for power in range(first, last + 1, step)]
 
 
+def divided_decade_ticks(low: float, high: float) -> list[float]:
+    """1, 2 and 5 times the powers of ten that cover [low, high], both > 0: for ranges of a decade or two."""
+    first, last = math.floor(math.log10(low) + 1e-9), math.ceil(math.log10(high) - 1e-9)
+    ticks = [factor * 10.0**power for power in range(first, last + 1) for factor in (1, 2, 5)]
+    start = max(k for k, tick in enumerate(ticks) if tick <= low * (1 + 1e-9))
+    end = min(k for k, tick in enumerate(ticks) if tick >= high * (1 - 1e-9))
+    return ticks[start : max(end, start + 1) + 1]
+
+
 def tick_label(value: float) -> str:
     """A short label: `0.85`, `1200`, `1e-4`."""
     if value == 0:

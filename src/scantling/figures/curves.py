@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from scantling.figures.axes import Scale, decade_ticks, finite_range, nice_ticks
+from scantling.figures.axes import Scale, decade_ticks, divided_decade_ticks, finite_range, nice_ticks, tick_label
 from scantling.figures.svg import (
     DASHES,
     QUIET,
@@ -31,7 +31,11 @@ _BLUE: Final = "#0072b2"
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """One curve; points that are not finite are left out and break the line."""
+    """One curve; points that are not finite are left out and break the line.
+
+    Attributes:
+        name: in the legend; empty for a line that goes without saying.
+    """
 
     name: str
     x: Sequence[float]
@@ -52,13 +56,15 @@ def line_chart(
     x_limits: tuple[float, float] | None = None,
     y_limits: tuple[float, float] | None = None,
     logarithmic: bool = False,
+    logarithmic_x: bool = False,
 ) -> str:
     """Curves over a common x axis, with ticks, units in the labels, and a legend if there are several.
 
-    A logarithmic y axis leaves out values <= 0.
+    A logarithmic axis leaves out values <= 0.
     """
     keep = [
-        [_plottable(y, logarithmic) and math.isfinite(x) for x, y in zip(line.x, line.y, strict=True)] for line in lines
+        [_plottable(y, logarithmic) and _plottable(x, logarithmic_x) for x, y in zip(line.x, line.y, strict=True)]
+        for line in lines
     ]
     shown_y = [y for line, flags in zip(lines, keep, strict=True) for y, k in zip(line.y, flags, strict=True) if k]
     shown_x = [x for line, flags in zip(lines, keep, strict=True) for x, k in zip(line.x, flags, strict=True) if k]
@@ -66,11 +72,15 @@ def line_chart(
     if logarithmic and low <= 0:
         low, high = 0.1, 1.0
     y_ticks = decade_ticks(low, high) if logarithmic else nice_ticks(low, high)
-    x_ticks = nice_ticks(*(x_limits or finite_range(shown_x)), about=7)
-    left, right, bottom = label_width(y_ticks), 14, 44
-    key, key_height = legend([(line.name, line.colour, line.dashed) for line in lines], left, width - right)
+    first, last = x_limits or finite_range(shown_x)
+    if logarithmic_x and first <= 0:
+        first, last = 0.1, 1.0
+    x_ticks = divided_decade_ticks(first, last) if logarithmic_x else nice_ticks(first, last, about=7)
+    left, right, bottom = label_width(y_ticks), max(14, 4 * len(tick_label(x_ticks[-1]))), 44
+    entries = [(line.name, line.colour, line.dashed) for line in lines if line.name]
+    key, key_height = legend(entries, left, width - right)
     top = 34 + key_height
-    x_scale = Scale(low=x_ticks[0], high=x_ticks[-1], start=left, end=width - right)
+    x_scale = Scale(low=x_ticks[0], high=x_ticks[-1], start=left, end=width - right, logarithmic=logarithmic_x)
     y_scale = Scale(low=y_ticks[0], high=y_ticks[-1], start=height - bottom, end=top, logarithmic=logarithmic)
 
     parts = [chart_title(title, left), *key]

@@ -12,6 +12,7 @@ INK: Final = "#222222"
 QUIET: Final = "#6b6b6b"
 GRID: Final = "#e4e4e4"
 DASHES: Final = "6 4"
+_NAME_SPACE: Final = "http://www.w3.org/2000/svg"
 _FONT: Final = "font-family='system-ui, -apple-system, Segoe UI, Helvetica, Arial, sans-serif'"
 
 
@@ -21,6 +22,12 @@ def svg(parts: Sequence[str], width: int, height: int, title: str) -> str:
         f"<svg viewBox='0 0 {width} {height}' width='{width}' height='{height}' role='img' "
         f"aria-label='{escape(title)}' font-size='12' {_FONT}>{''.join(parts)}</svg>"
     )
+
+
+def standalone(drawing: str) -> str:
+    """What `svg` made as a file of its own: with the name space that only HTML may leave out, on white."""
+    element, _, rest = drawing.partition(">")
+    return f"{element} xmlns='{_NAME_SPACE}'><rect width='100%' height='100%' fill='#ffffff'/>{rest}\n"
 
 
 def line_at(x1: float, y1: float, x2: float, y2: float, *, colour: str, width: float = 1, dashes: str = "") -> str:

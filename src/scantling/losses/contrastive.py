@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from scantling.losses.averaging import SumOverProcesses, weighted_mean
 from scantling.losses.pairs import Pairs
 from scantling.losses.streaming import streamed_terms
 from scantling.losses.tiles import Setting
@@ -25,7 +25,7 @@ def info_nce(
     directions: Directions = "one",
     normalise: bool = True,
     tile: int | None = None,
-    sum_over_processes: Callable[[Tensor], Tensor] | None = None,
+    sum_over_processes: SumOverProcesses | None = None,
 ) -> Float[Tensor, ""]:
     """Mean over anchors of the mean over their positives of -log of a positive's share of the denominator.
 
@@ -56,19 +56,15 @@ def info_nce(
     setting = Setting(pairs=pairs, temperature=temperature, both=directions == "both", normalise=normalise, tile=tile)
     with torch.autocast(anchors.device.type, enabled=False):
         terms, counted, key_terms, keys_counted = streamed_terms(anchors, keys, setting)
-        first = _mean(terms, counted, pairs.anchor_trust, sum_over_processes)
+        first = weighted_mean(terms, _weights(counted, pairs.anchor_trust, terms), sum_over_processes)
         if not len(key_terms):
             return first
-        return (first + _mean(key_terms, keys_counted, pairs.key_trust, sum_over_processes)) / 2
+        weights = _weights(keys_counted, pairs.key_trust, terms)
+        return (first + weighted_mean(key_terms, weights, sum_over_processes)) / 2
 
 
-def _mean(
-    terms: Tensor, counted: Tensor, trust: Tensor | None, sum_over_processes: Callable[[Tensor], Tensor] | None
-) -> Tensor:
-    weights = counted.to(terms.dtype) if trust is None else counted * trust.to(terms.dtype)
-    sums = torch.stack(((terms * weights).sum(), weights.sum()))
-    total, count = (sums if sum_over_processes is None else sum_over_processes(sums)).unbind()
-    return total / torch.where(count > 0, count, 1)
+def _weights(counted: Tensor, trust: Tensor | None, like: Tensor) -> Tensor:
+    return counted.to(like.dtype) if trust is None else counted * trust.to(like.dtype)
 
 
 def _require_fit(anchors: Tensor, keys: Tensor | None, pairs: Pairs, temperature: float, tile: int | None) -> None:

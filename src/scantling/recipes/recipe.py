@@ -13,16 +13,23 @@ import torch
 from torch import Tensor, nn
 
 from scantling.config import Config
+from scantling.contrast.diagnostics import Diagnostics
 from scantling.data.plan import Plan
 from scantling.views.maker import ViewConfig
 from scantling.views.view import ViewBatch
 
 
 class Recipe(nn.Module, ABC):
-    """A method: a module whose parameters are trained and whose `state_dict` is all that must survive a restart."""
+    """A method: a module whose parameters are trained and whose `state_dict` is all that must survive a restart.
+
+    Attributes:
+        diagnostics: what looks on, for a recipe that contrasts or predicts: `losses` shows it what it compares
+            (`observe`), training asks it after each step. It is no part of the recipe's state.
+    """
 
     config_type: ClassVar[type[Config]]
     uses_unlabelled: ClassVar[bool] = False
+    diagnostics: Diagnostics | None = None
 
     @abstractmethod
     def __init__(self, config: Config, plan: Plan, generator: torch.Generator) -> None:

@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from scantling.config import Config
+from scantling.contrast.diagnostics import Diagnostics
 from scantling.data.plan import Plan
 from scantling.losses.segmentation import deep_supervision, dice_and_cross_entropy
 from scantling.networks import build_network
@@ -48,6 +49,7 @@ class Supervised(Recipe):
             out_channels=len(plan.classes.names),
             generator=generator,
         )
+        self.diagnostics = Diagnostics(plan.classes.names)
 
     def views(self) -> ViewConfig:
         return self._views
@@ -58,6 +60,9 @@ class Supervised(Recipe):
         dice, cross_entropy = deep_supervision(
             terms, logits, batch.label_maps[:, 0], batch.weights[:, 0], batch.annotated
         )
+        if self.diagnostics is not None:
+            finest = logits if isinstance(logits, Tensor) else logits[0]
+            self.diagnostics.observe_prediction(finest, batch.label_maps[:, 0])
         return {
             "dice": self.config.dice_weight * dice,
             "cross_entropy": self.config.cross_entropy_weight * cross_entropy,

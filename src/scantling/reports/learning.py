@@ -34,15 +34,15 @@ def _loss_chart(epochs: Sequence[Mapping[str, Any]]) -> str:
     lines = [
         Line(
             name=readable(name),
-            x=_steps(epochs),
-            y=[_number(epoch.get("losses", {}).get(name)) for epoch in epochs],
+            x=steps_of(epochs),
+            y=[number_or_nan(epoch.get("losses", {}).get(name)) for epoch in epochs],
             colour=_TERM_COLOURS[k % len(_TERM_COLOURS)],
             dashed=k >= len(_TERM_COLOURS),
         )
         for k, name in enumerate(names)
     ]
     title = "Loss by term" if len(lines) > 1 else "Loss"
-    return _chart(lines, epochs, y_label="loss", title=title) if lines else ""
+    return chart_over_steps(lines, epochs, y_label="loss", title=title) if lines else ""
 
 
 def _validation_chart(facts: RunFacts) -> str:
@@ -57,8 +57,8 @@ def _validation_chart(facts: RunFacts) -> str:
     lines = [
         Line(
             name=name,
-            x=_steps(scored),
-            y=list(map(_number, values)),
+            x=steps_of(scored),
+            y=list(map(number_or_nan, values)),
             colour=colour,
             dashed=k > 0,
             markers=k == 0,
@@ -66,16 +66,16 @@ def _validation_chart(facts: RunFacts) -> str:
         for k, (name, values, colour) in enumerate(columns)
     ]
     title = "Dice on validation patients (chooses the checkpoint, is no result)"
-    return _chart(lines, facts.epochs, y_label="Dice", title=title, y_limits=(0.0, 1.0))
+    return chart_over_steps(lines, facts.epochs, y_label="Dice", title=title, y_limits=(0.0, 1.0))
 
 
 def _rate_chart(epochs: Sequence[Mapping[str, Any]]) -> str:
-    rates = [_number(epoch.get("learning_rate")) for epoch in epochs]
-    line = Line(name="learning rate", x=_steps(epochs), y=rates, colour=_BLUE)
-    return _chart([line], epochs, y_label="learning rate", title="Learning rate", height=190)
+    rates = [number_or_nan(epoch.get("learning_rate")) for epoch in epochs]
+    line = Line(name="learning rate", x=steps_of(epochs), y=rates, colour=_BLUE)
+    return chart_over_steps([line], epochs, y_label="learning rate", title="Learning rate", height=190)
 
 
-def _chart(
+def chart_over_steps(
     lines: Sequence[Line],
     epochs: Sequence[Mapping[str, Any]],
     *,
@@ -83,21 +83,23 @@ def _chart(
     title: str,
     height: int = 260,
     y_limits: tuple[float, float] | None = None,
+    logarithmic: bool = False,
 ) -> str:
-    """All charts share the x axis, so that they can be read one under the other."""
+    """A chart over the whole run: all share the x axis, so that they can be read one under the other."""
     return line_chart(
         lines, x_label="training step", y_label=y_label, title=title, width=840, height=height,
-        x_limits=(0.0, max(1.0, *_steps(epochs))), y_limits=y_limits,
+        x_limits=(0.0, max(1.0, *steps_of(epochs))), y_limits=y_limits,
+        logarithmic=logarithmic,
     )  # fmt: skip
 
 
 def _summary(facts: RunFacts) -> str:
     last = facts.epochs[-1]
-    speeds = [_number(epoch.get("samples_per_second")) for epoch in facts.epochs]
+    speeds = [number_or_nan(epoch.get("samples_per_second")) for epoch in facts.epochs]
     known = [speed for speed in speeds if math.isfinite(speed)]
     rate = f" at {statistics.median(known):.1f} samples a second" if known else ""
     steps = counted(int(last.get("step", 0)), "step")
-    sentences = [f"{steps} in {duration(_number(last.get('seconds')))}{rate}."]
+    sentences = [f"{steps} in {duration(number_or_nan(last.get('seconds')))}{rate}."]
     skipped = int(facts.status.get("skipped_steps") or 0)
     if skipped:
         lost = counted(skipped, "step")
@@ -110,9 +112,11 @@ def _summary(facts: RunFacts) -> str:
     return " ".join(sentences)
 
 
-def _steps(epochs: Sequence[Mapping[str, Any]]) -> list[float]:
+def steps_of(epochs: Sequence[Mapping[str, Any]]) -> list[float]:
+    """Steps taken at each epoch's end."""
     return [float(epoch["step"]) for epoch in epochs]
 
 
-def _number(value: Any) -> float:
+def number_or_nan(value: Any) -> float:
+    """What the log holds, where it is a number."""
     return float(value) if isinstance(value, int | float) else math.nan

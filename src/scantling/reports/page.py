@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import scantling
+from scantling.reports.contrast import contrast_section
 from scantling.reports.data_sheet import data_section
 from scantling.reports.facts import RunFacts
 from scantling.reports.html import Markup, element, join
@@ -17,19 +18,21 @@ from scantling.reports.results import (
     verdict_section,
     worst_section,
 )
-from scantling.reports.wording import NOTHING, moment, readable
+from scantling.reports.verdict import active_warnings
+from scantling.reports.wording import NOTHING, counted, moment, readable
 
 
 def page(facts: RunFacts) -> Markup:
     """The whole HTML document."""
     title = f"{facts.plan.get('dataset') or facts.data_sheet.get('name') or 'Run'}: segmentation report"
     recipe = readable(str(facts.status.get("recipe", NOTHING)))
+    n = len(active_warnings(facts))
     dimensions = facts.plan.get("dimensions")
     about = [
         f"recipe {recipe}" + (f", {dimensions}D" if dimensions else ""),
         f"seed {facts.status.get('seed', NOTHING)}",
         moment(facts.status.get("finished") or facts.status.get("started") or ""),
-        f"status {facts.status.get('status', NOTHING)}",
+        f"status {facts.status.get('status', NOTHING)}" + (f", with {counted(n, 'warning')}" if n else ""),
     ]
     head = element(
         "head",
@@ -46,6 +49,7 @@ def page(facts: RunFacts) -> Markup:
         failures_section(facts),
         data_section(facts),
         curves_section(facts),
+        contrast_section(facts),
         reliability_section(facts),
         repeat_section(facts),
     )

@@ -13,7 +13,7 @@ from scantling.files import write_atomic, write_json
 from scantling.reports.facts import RunFacts, read_facts
 from scantling.reports.page import page
 from scantling.reports.scores import case_scores, failures, pieces
-from scantling.reports.verdict import added_by_unlabelled, verdict
+from scantling.reports.verdict import active_warnings, added_by_unlabelled, verdict
 
 SCHEMA_VERSION = 1
 
@@ -57,6 +57,7 @@ def report_json(facts: RunFacts) -> dict[str, Any]:
         "split": {name: value for name, value in facts.split.items() if name != "patients"},
         "data": {name: value for name, value in facts.data_sheet.items() if name != "cases"},
         "training": [dict(epoch) for epoch in facts.epochs],
+        "warnings": [dict(event) for event in active_warnings(facts)],
         "reliability": dict(facts.reliability),
         "hashes": dict(facts.hashes),
         "held_out": None,

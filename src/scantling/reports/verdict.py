@@ -40,7 +40,7 @@ def verdict(facts: RunFacts) -> Verdict:
             before="Nothing was held out, so nothing can be said about how well new patients are segmented.",
             score="",
             after="",
-            caveats=(*_unfinished(facts), *_advice(facts)),
+            caveats=(*_unfinished(facts), *_unheeded(facts), *_advice(facts)),
         )
     mean = summary_of(evaluation, MEAN_FOREGROUND, "dice")
     if mean is None or not mean.scored:
@@ -76,6 +76,18 @@ def added_by_unlabelled(facts: RunFacts) -> tuple[str, Mapping[str, Any]]:
     )
 
 
+def active_warnings(facts: RunFacts) -> tuple[Mapping[str, Any], ...]:
+    """The warnings about the contrast that held when the log ended, in the order in which they came."""
+    active: dict[tuple[Any, ...], Mapping[str, Any]] = {}
+    for event in facts.events:
+        about = tuple(event.get(name) for name in ("kind", "term", "class"))
+        if event.get("event") == "contrast_warning":
+            active[about] = event
+        elif event.get("event") == "contrast_recovered":
+            active.pop(about, None)
+    return tuple(active.values())
+
+
 def _range_of_classes(evaluation: Evaluation) -> str:
     """The best and the worst class, where there are several."""
     found = [summary_of(evaluation, name, "dice") for name in evaluation.classes]
@@ -87,7 +99,7 @@ def _range_of_classes(evaluation: Evaluation) -> str:
 
 
 def _caveats(facts: RunFacts, evaluation: Evaluation) -> list[str]:
-    caveats = _unfinished(facts)
+    caveats = [*_unfinished(facts), *_unheeded(facts)]
     if facts.split.get("leak_allowed"):
         caveats.append("Patients may have been both trained on and scored (leaks were allowed): expect less.")
     n_patients = len(set(evaluation.patients.values()))
@@ -117,6 +129,11 @@ def _unfinished(facts: RunFacts) -> list[str]:
         return []
     reason = f": {facts.status['reason']}" if facts.status.get("reason") else ""
     return [f"The run is not finished (status {status}{reason})."]
+
+
+def _unheeded(facts: RunFacts) -> list[str]:
+    """Warnings that training ended with."""
+    return [f"Training ended with a warning: {event.get('sentence', '')}." for event in active_warnings(facts)]
 
 
 def _advice(facts: RunFacts) -> list[str]:

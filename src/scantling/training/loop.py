@@ -21,6 +21,7 @@ from scantling.training.checkpoint import Checkpoint, load_checkpoint, save_chec
 from scantling.training.distributed import agree
 from scantling.training.interruption import BrokenOff
 from scantling.training.loop_state import LoopConfig, LoopState, Validate, Validation
+from scantling.training.observations import epoch_means, record
 from scantling.training.optimisation import learning_rate, risen_rate, set_learning_rate
 from scantling.training.progress import Display, Moment, Silent
 from scantling.training.run_folder import RunFolder
@@ -238,6 +239,7 @@ class Loop:
             for name, value in outcome.terms.items():
                 self.state.sums[name] = self.state.sums.get(name, 0.0) + value
             self.state.counted += 1
+            record(outcome.observations, self.state, self.run_folder, self.display)
         else:
             self._skip(outcome)
         self.state.step += 1
@@ -305,11 +307,12 @@ class Loop:
             "samples_per_second": None if math.isnan(self._rate) else round(self._rate, 2),
             "skipped": state.skipped,
             "validation": None if score is None else {"mean_dice": score.mean_dice, "per_class": dict(score.per_class)},
+            **({"contrast": epoch_means(state)} if state.observed else {}),
         }
         self.run_folder.append_log("epoch", **facts)
         if self.board is not None:
             self.board.epoch(facts)
-        state.sums, state.counted, state.logged_step = {}, 0, state.step
+        state.sums, state.counted, state.observed, state.logged_step = {}, 0, {}, state.step
         state.stopped_early = bool(self.config.patience) and state.validations_since_best >= self.config.patience
 
     def _validation_is_due(self, epoch: int) -> bool:

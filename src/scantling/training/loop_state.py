@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 from torch import nn
@@ -62,6 +62,9 @@ class LoopState:
         retries: how often the run became smaller for want of memory.
         logged_step: step of the last epoch's end.
         extended: progress and learning rate where the run was made longer.
+        sums, counted: of the terms, over the steps since the last epoch's end.
+        observed: sums and counts of what the diagnostics saw since then.
+        watched: since when the contrast has been found wanting in what, and the warnings that hold.
     """
 
     step: int = 0
@@ -79,3 +82,5 @@ class LoopState:
     validations_since_best: int = 0
     sums: dict[str, float] = field(default_factory=dict)
     counted: int = 0
+    observed: dict[str, Any] = field(default_factory=dict)
+    watched: dict[str, Any] = field(default_factory=dict)

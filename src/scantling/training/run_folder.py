@@ -27,6 +27,8 @@ SCHEMA_VERSION: Final = 1
 STATUS: Final = "run.json"
 DECIDING: Final = ("config.toml", "plan.json", "splits.json", "data.lock.json")
 """Files that a run depends on to the end and that nobody may change under it."""
+_LOGGED_AGAIN: Final = ("epoch", "contrast_warning", "contrast_recovered")
+"""Events that count the steps taken, and that a run which is done again from a checkpoint logs again."""
 _SEAL: Final = re.compile(rb',\n  "sha256": "([0-9a-f]{64})"\n}\n\Z')
 
 
@@ -167,7 +169,23 @@ class RunFolder:
                 raise
 
     def read_log(self) -> Iterator[dict[str, Any]]:
-        """Every whole line of `log.jsonl`."""
+        """Every whole line of `log.jsonl`, but for epochs and warnings of steps that were done again.
+
+        A killed run goes on from its last checkpoint: what it had logged past that is logged anew.
+        """
+        events: list[dict[str, Any]] = []
+        resumed_at = None
+        for event in self._log_lines():
+            if event.get("event") == "resumed":
+                resumed_at = event.get("step")
+                events = [earlier for earlier in events if not _is_done_again(earlier, resumed_at)]
+            elif event.get("event") == "epoch" and event.get("step") == resumed_at:
+                # the checkpoint is of this very step, but from before the epoch's line
+                events = [earlier for earlier in events if not _is_epoch_at(earlier, resumed_at)]
+            events.append(event)
+        return iter(events)
+
+    def _log_lines(self) -> Iterator[dict[str, Any]]:
         if not self.log.is_file():
             return
         with self.log.open(encoding="utf-8", errors="replace") as stream:
@@ -213,6 +231,18 @@ class RunFolder:
             for left in self.path.glob(pattern):
                 if left.parent.name != "cache":  # other runs may be writing there
                     shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
+
+
+def _is_done_again(event: Mapping[str, Any], resumed_at: object) -> bool:
+    """Whether an event is of a step past the one from which the run went on."""
+    step = event.get("step")
+    if not (isinstance(step, int) and isinstance(resumed_at, int)):
+        return False
+    return event.get("event") in _LOGGED_AGAIN and step > resumed_at
+
+
+def _is_epoch_at(event: Mapping[str, Any], step: object) -> bool:
+    return event.get("event") == "epoch" and event.get("step") == step
 
 
 def _sealed(facts: Mapping[str, Any]) -> bytes:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from scantling.contrast.observation import Observation
 from scantling.data.sample import Sample
 from scantling.errors import IntegrityError
 from scantling.inference.device import autocast, mixed_precision
@@ -32,12 +33,14 @@ PRECISIONS: Final = {"float32": None, "bfloat16": torch.bfloat16, "float16": tor
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What the backward passes of a step gave: the terms, the gradient norm before clipping, seconds, samples."""
+    """What the backward passes of a step gave: the terms, the gradient norm before clipping, seconds, samples, and
+    what the recipe's diagnostics saw, if it was their turn."""
 
     terms: Mapping[str, float]
     gradient_norm: float
     seconds: float
     n_samples: int
+    observations: Sequence[Observation] = ()
 
     @property
     def bad_terms(self) -> list[str]:
@@ -94,6 +97,9 @@ class Stepper:
             parts: the terms and gradients are the mean of those of the parts.
         """
         began = time.perf_counter()
+        diagnostics = self.recipe.diagnostics
+        if diagnostics is not None:
+            diagnostics.begin(step)
         if self._buffers:
             torch._foreach_copy_(self._buffers_before, self._buffers)
         self.recipe.zero_grad(set_to_none=True)
@@ -104,8 +110,11 @@ class Stepper:
         norm = gradient_norm(self.recipe, clip=self.config.gradient_clip)
         values = torch.stack([norm.float(), *(value.float() for value in totals.values())]).tolist()
         terms = dict(zip(totals, values[1:], strict=True))
+        observations = diagnostics.collect() if diagnostics is not None else ()
         seconds = time.perf_counter() - began
-        return Outcome(terms=terms, gradient_norm=values[0], seconds=seconds, n_samples=len(samples))
+        return Outcome(
+            terms=terms, gradient_norm=values[0], seconds=seconds, n_samples=len(samples), observations=observations
+        )
 
     def take(self) -> None:
         """Move the weights along the gradients."""
@@ -120,6 +129,8 @@ class Stepper:
         if self._buffers:
             torch._foreach_copy_(self._buffers, self._buffers_before)
         self.recipe.zero_grad(set_to_none=True)
+        if self.recipe.diagnostics is not None:
+            self.recipe.diagnostics.drop()
 
     def skip(self) -> None:
         """`undo` for gradients that are not finite: a loss scale that was too large becomes smaller."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,21 @@ class TensorBoard:
         self._writer: Any = SummaryWriter(str(folder))
 
     def epoch(self, event: dict[str, Any]) -> None:
-        """Add the losses, the learning rate, the throughput and the validation scores of an epoch's event."""
+        """Add the losses, the learning rate, the throughput, the validation scores and what the contrast saw."""
         scalars = {f"loss/{name}": value for name, value in event["losses"].items()}
         scalars |= {name: event[name] for name in ("learning_rate", "samples_per_second") if event[name] is not None}
         if event["validation"] is not None:
             scalars["validation/mean_dice"] = event["validation"]["mean_dice"]
             scalars |= {f"validation/{name}": value for name, value in event["validation"]["per_class"].items()}
+        scalars |= _by_path("contrast", event.get("contrast", {}))
         for name, value in scalars.items():
             self._writer.add_scalar(name, value, event["step"])
         self._writer.flush()
+
+
+def _by_path(path: str, values: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of nested tables, named `path/of/tables/name`."""
+    found: dict[str, float] = {}
+    for name, value in values.items():
+        found |= _by_path(f"{path}/{name}", value) if isinstance(value, Mapping) else {f"{path}/{name}": value}
+    return found

@@ -37,6 +37,7 @@ from scantling.training.loop import Loop
 from scantling.training.loop_state import LoopConfig
 from scantling.training.materials import Materials, gather
 from scantling.training.memory_budget import fit_budget
+from scantling.training.observations import active_warnings
 from scantling.training.progress import Display, Silent
 from scantling.training.run_folder import RunFolder, now
 from scantling.training.run_lock import run_lock
@@ -309,6 +310,7 @@ def _finish(
         status="predicting",
         steps=loop.state.step,
         skipped_steps=loop.state.skipped,
+        contrast_warnings=active_warnings(loop.state),
         training_seconds=round(loop.state.elapsed, 1),
     )
     display.close()  # of the bar

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from dataclasses import dataclass
+from typing import Final, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -14,8 +15,9 @@ from scantling.data.sample import Sample
 from scantling.errors import ConfigError, PlanMismatch
 from scantling.seeding import numpy_generator
 from scantling.shapes import IGNORE
-from scantling.views import geometry
+from scantling.views import elastic, geometry
 from scantling.views.intensity import IntensityConfig, IntensityDraw, apply_intensity, draw_intensity
+from scantling.views.lookup import resample_view
 from scantling.views.resampling import resample
 from scantling.views.spatial import (
     SpatialConfig,
@@ -31,10 +33,28 @@ _CPU: Final = torch.device("cpu")
 
 
 class ViewConfig(SpatialConfig):
-    """Which views of each sample a recipe wants to see; the defaults suit supervised training."""
+    """Which views of each sample a recipe wants to see; the defaults suit supervised training.
+
+    Attributes:
+        intensity: how the intensities of a view change.
+        intensity_of_others: the same for views 1, 2, ... where they differ from view 0; None: as `intensity`.
+        image_of_view: "own": every view shows the case's own image; "each": view `v` shows image `v` of the
+            anatomy, 0 the case's own and then its alternatives, starting again where there are fewer than views.
+    """
 
     n_views: int = Field(default=1, ge=1)
     intensity: IntensityConfig = Field(default_factory=IntensityConfig)
+    intensity_of_others: IntensityConfig | None = None
+    image_of_view: Literal["own", "each"] = "own"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Places:
+    """Where the views lie and what they show; rows are the views of the first sample, of the second, ..."""
+
+    sample_from_view: Float[Tensor, "row side side"]
+    control_mm: Float[Tensor, "row axis *control"] | None
+    image_numbers: list[int]
 
 
 def make_views(
@@ -55,40 +75,20 @@ def make_views(
         train: off, every view is the middle of its sample, bit for bit.
 
     Raises:
-        ConfigError: a mirrored axis that the views do not have.
+        ConfigError: a mirrored axis that the views do not have, or an elastic field that could fold them.
         PlanMismatch: no samples, or samples that differ in channels, axes, classes or spacing.
     """
     _require_one_kind(samples, config, patch_size)
     device = torch.device(device)
     spatial, intensity = _draw(samples, config, patch_size, seed=seed, train=train)
-    spacing_mm = samples[0].spacing_mm
-    n_views, rows = config.n_views, len(samples) * config.n_views
-
-    images: Tensor | None = None
-    marks: Tensor | None = None
-    matrices = torch.empty((rows, len(patch_size) + 1, len(patch_size) + 1), dtype=torch.float64)
-    for members in _by_shape(samples):
-        views = [i * n_views + v for i in members for v in range(n_views)]
-        group = sample_from_view(
-            [spatial[row] for row in views],
-            sample_shape=samples[members[0]].label_map.shape,
-            patch_size=patch_size,
-            spacing_mm=spacing_mm,
-        )
-        matrices[views] = group
-        parts = _resample_group([samples[i] for i in members], group, n_views, patch_size, device)
-        if len(members) == len(samples):
-            images, marks = parts
-            continue
-        if images is None or marks is None:
-            images, marks = (part.new_empty((rows, *part.shape[1:])) for part in parts)
-        images[views], marks[views] = parts
-    assert images is not None
-    assert marks is not None
+    places = _place(samples, spatial, config, patch_size)
+    make = _one_by_one if device.type == "cpu" else _together
+    images, labels, weights = make(samples, places, patch_size, device)
     if train:
+        spacing_mm = samples[0].spacing_mm
         thick = has_thick_slices(spacing_mm, config.thick_slice_ratio)
         images = apply_intensity(images, intensity, spacing_mm=spacing_mm, thick_slices=thick)
-    return _as_batch(samples, images, marks, matrices, n_views)
+    return _as_batch(samples, images, labels, weights, places)
 
 
 def _draw(
@@ -105,9 +105,57 @@ def _draw(
             key = (*sample.key, view)
             place = numpy_generator(seed, "view", *key)
             look = numpy_generator(seed, "view intensity", *key)
-            spatial.append(draw_spatial(place, config, patch_size=patch_size, spacing_mm=sample.spacing_mm))
-            intensity.append(draw_intensity(look, config.intensity, dimensions=dimensions))
+            shape = sample.label_map.shape
+            changes = (config.intensity_of_others if view else None) or config.intensity
+            spatial.append(
+                draw_spatial(
+                    place, config, patch_size=patch_size, spacing_mm=sample.spacing_mm, sample_shape=tuple(shape)
+                )
+            )
+            intensity.append(draw_intensity(look, changes, dimensions=dimensions))
     return spatial, intensity
+
+
+def _place(
+    samples: Sequence[Sample], draws: Sequence[SpatialDraw], config: ViewConfig, patch_size: tuple[int, ...]
+) -> _Places:
+    n_views, spacing_mm = config.n_views, samples[0].spacing_mm
+    matrices = torch.empty((len(draws), len(patch_size) + 1, len(patch_size) + 1), dtype=torch.float64)
+    for members in _by_shape(samples):
+        rows = [i * n_views + v for i in members for v in range(n_views)]
+        matrices[rows] = sample_from_view(
+            [draws[row] for row in rows],
+            sample_shape=samples[members[0]].label_map.shape,
+            patch_size=patch_size,
+            spacing_mm=spacing_mm,
+        )
+    bent = {row: draw.elastic_mm for row, draw in enumerate(draws) if draw.elastic_mm is not None}
+    control = None
+    if bent:
+        shape = _control_shape(config, patch_size, spacing_mm)
+        control = torch.zeros((len(draws), len(shape), *shape), dtype=torch.float64)
+        for row, values in bent.items():
+            control[row] = torch.tensor(values, dtype=torch.float64).reshape(control.shape[1:])
+    each = config.image_of_view == "each"
+    numbers = [view % (1 + _alternatives(sample)) if each else 0 for sample in samples for view in range(n_views)]
+    return _Places(sample_from_view=matrices, control_mm=control, image_numbers=numbers)
+
+
+def _control_shape(config: SpatialConfig, patch_size: Sequence[int], spacing_mm: tuple[float, ...]) -> tuple[int, ...]:
+    thick = has_thick_slices(spacing_mm, config.thick_slice_ratio)
+    return elastic.control_shape(
+        patch_size, spacing_mm, control_spacing_mm=config.elastic_spacing_mm, kept_axes=1 if thick else 0
+    )
+
+
+def _alternatives(sample: Sample) -> int:
+    return 0 if sample.alternatives is None else len(sample.alternatives)
+
+
+def _image(sample: Sample, number: int) -> Tensor:
+    if number == 0 or sample.alternatives is None:
+        return sample.image
+    return sample.alternatives[number - 1]
 
 
 def _by_shape(samples: Sequence[Sample]) -> list[list[int]]:
@@ -118,48 +166,91 @@ def _by_shape(samples: Sequence[Sample]) -> list[list[int]]:
     return list(groups.values())
 
 
-def _resample_group(
-    samples: Sequence[Sample],
-    matrices: Float[Tensor, "view row row"],
-    n_views: int,
-    patch_size: tuple[int, ...],
-    device: torch.device,
-) -> tuple[Tensor, Tensor]:
-    images = torch.stack([s.image for s in samples]).to(device, torch.float32)
-    # label + 1 makes the 0 outside the crop come back as IGNORE; nearest sampling keeps whole numbers whole
-    labels = torch.stack([s.label_map for s in samples]).to(device, torch.float32) - IGNORE
-    weights = torch.stack([s.weight for s in samples]).to(device, torch.float32)
-    marks = torch.stack([labels, weights], dim=1)
-    if n_views > 1:
-        images, marks = (part.repeat_interleave(n_views, dim=0) for part in (images, marks))
-    spacing = samples[0].spacing_mm
-    index = geometry.index_matrix(matrices, target_spacing_mm=spacing, grid_spacing_mm=spacing)
-    return resample(images, marks, index, patch_size=patch_size)
+def _in_voxels(places: _Places, spacing_mm: Sequence[float]) -> tuple[Tensor, Tensor | None]:
+    """Matrices and control points of the views in voxels instead of mm."""
+    matrices = geometry.index_matrix(places.sample_from_view, target_spacing_mm=spacing_mm, grid_spacing_mm=spacing_mm)
+    if places.control_mm is None:
+        return matrices, None
+    side = torch.tensor(list(spacing_mm), dtype=torch.float64)
+    return matrices, places.control_mm / side.reshape(-1, *[1] * len(spacing_mm))
+
+
+def _one_by_one(
+    samples: Sequence[Sample], places: _Places, patch_size: tuple[int, ...], device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Images, label maps and weights of all views on the CPU: no sample is copied or converted whole."""
+    matrices, control = _in_voxels(places, samples[0].spacing_mm)
+    n_views = len(matrices) // len(samples)
+    images = torch.empty((len(matrices), samples[0].image.shape[0], *patch_size), device=device)
+    labels = torch.empty((len(matrices), *patch_size), dtype=torch.int64, device=device)
+    weights = torch.empty((len(matrices), *patch_size), device=device)
+    for row, (matrix, number) in enumerate(zip(matrices, places.image_numbers, strict=True)):
+        sample = samples[row // n_views]
+        resample_view(
+            _image(sample, number).to(device, torch.float32),
+            (sample.label_map.to(device), sample.weight.to(device, torch.float32)),
+            matrix,
+            outside=(IGNORE, 0.0),
+            into=(images[row], (labels[row], weights[row])),
+            control_voxels=None if control is None or not bool(control[row].any()) else control[row],
+        )
+    return images, labels, weights
+
+
+def _together(
+    samples: Sequence[Sample], places: _Places, patch_size: tuple[int, ...], device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Images, label maps and weights of all views, all samples of one shape at once."""
+    matrices, control = _in_voxels(places, samples[0].spacing_mm)
+    n_views, channels = len(matrices) // len(samples), samples[0].image.shape[0]
+    images = torch.empty((len(matrices), channels, *patch_size), device=device)
+    marks = torch.empty((len(matrices), 2, *patch_size), device=device)
+    for members in _by_shape(samples):
+        rows = [i * n_views + v for i in members for v in range(n_views)]
+        shown = [(row // n_views, places.image_numbers[row]) for row in rows]
+        each = list(dict.fromkeys(shown))  # an image that several views show is moved once
+        order = torch.tensor([each.index(one) for one in shown], device=device)
+        sources = torch.stack([_image(samples[i], number) for i, number in each]).to(device, torch.float32)
+        # label + 1 makes the 0 outside the crop come back as IGNORE; nearest sampling keeps whole numbers whole
+        labels = torch.stack([samples[i].label_map for i in members]).to(device, torch.float32) - IGNORE
+        weights = torch.stack([samples[i].weight for i in members]).to(device, torch.float32)
+        there = torch.tensor(rows, device=device)
+        images[there], marks[there] = resample(
+            sources[order],
+            torch.stack([labels, weights], dim=1).repeat_interleave(n_views, dim=0),
+            matrices[rows],
+            patch_size=patch_size,
+            control_voxels=None if control is None else control[rows],
+        )
+    return images, marks[:, 0].long() + IGNORE, marks[:, 1]
 
 
 def _as_batch(
-    samples: Sequence[Sample], images: Tensor, marks: Tensor, sample_from_views: Tensor, n_views: int
+    samples: Sequence[Sample], images: Tensor, label_maps: Tensor, weights: Tensor, places: _Places
 ) -> ViewBatch:
     device, batch = images.device, len(samples)
+    n_views = len(images) // batch
 
     def by_view(rows: Tensor) -> Tensor:
         return rows.reshape(batch, n_views, *rows.shape[1:])
 
-    def whole(values: list[int]) -> Int[Tensor, "batch"]:
+    def whole(values: list[int]) -> Int[Tensor, "count"]:
         return torch.tensor(values, device=device)
 
     source = torch.stack([s.source_from_sample.to(_CPU, torch.float64) for s in samples])
     source = source[:, None].expand(-1, n_views, -1, -1)
     return ViewBatch(
         images=by_view(images),
-        label_maps=by_view(marks[:, 0].long() + IGNORE),
-        weights=by_view(marks[:, 1]),
+        label_maps=by_view(label_maps),
+        weights=by_view(weights),
         annotated=torch.stack([s.annotated for s in samples]).to(device),
-        source_from_view=geometry.compose(source, by_view(sample_from_views)).to(device),
+        source_from_view=geometry.compose(source, by_view(places.sample_from_view)).to(device),
         spacing_mm=samples[0].spacing_mm,
         case_indices=whole([s.case_index for s in samples]),
         patient_indices=whole([s.patient_index for s in samples]),
         slice_positions=torch.tensor([s.slice_position for s in samples], device=device),
+        displacements=None if places.control_mm is None else by_view(places.control_mm).to(device),
+        image_numbers=by_view(whole(places.image_numbers)),
     )
 
 
@@ -173,6 +264,9 @@ def _require_one_kind(samples: Sequence[Sample], config: ViewConfig, patch_size:
             code="E-CFG-21",
         )
     first = samples[0]
+    if config.elastic_probability > 0:
+        varying = sum(points > 1 for points in _control_shape(config, patch_size, first.spacing_mm))
+        elastic.require_invertible(config.elastic_mm, config.elastic_spacing_mm, varying_axes=varying)
     for sample in samples:
         if sample.label_map.ndim != len(patch_size):
             raise PlanMismatch(
@@ -187,6 +281,12 @@ def _require_one_kind(samples: Sequence[Sample], config: ViewConfig, patch_size:
                 f"sample {sample.key}: {_kind(sample)}, but sample {first.key} beside it: {_kind(first)}; "
                 "a batch shares channels, classes and spacing (resample with one plan)",
                 code="E-PLN-23",
+            )
+        if sample.alternatives is not None and sample.alternatives.shape[1:] != sample.image.shape:
+            raise PlanMismatch(
+                f"sample {sample.key}: its alternatives have channels and size {list(sample.alternatives.shape[1:])} "
+                f"but its image has {list(sample.image.shape)}; they must share one grid",
+                code="E-PLN-24",
             )
 
 

@@ -1,4 +1,7 @@
-"""One pass over the pixels for each view, by the cheapest way that is exact for its matrix."""
+"""One pass over the pixels for each view, all views of a batch at once, by the cheapest way exact for each.
+
+This is the way on an accelerator; `lookup` gives the same on the CPU, one view at a time.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from scantling.views import geometry
+from scantling.views import elastic, geometry
 
 Way = Literal["copy", "slices", "full"]
 
@@ -21,6 +24,7 @@ def resample(
     source_index_from_view_index: Float[Tensor, "view row row"],
     *,
     patch_size: Sequence[int],
+    control_voxels: Float[Tensor, "view axis *control"] | None = None,
 ) -> tuple[Float[Tensor, "view channel *patch"], Float[Tensor, "view mark *patch"]]:
     """Images by linear, marks by nearest interpolation, both 0 outside the source; one pass each.
 
@@ -30,27 +34,32 @@ def resample(
     Args:
         marks: what must not be interpolated (label index + 1, weight).
         source_index_from_view_index: on the CPU, float64, in pixel indices (`geometry.index_matrix`).
+        control_voxels: on the CPU, control points of the displacements, in voxels of the view (`elastic.field`).
     """
-    ways = [_way(matrix) for matrix in source_index_from_view_index]
+    matrices = source_index_from_view_index
+    bent = [None] * len(matrices) if control_voxels is None else [c if c.any() else None for c in control_voxels]
+    ways = [_way(matrix, control) for matrix, control in zip(matrices, bent, strict=True)]
     if len(set(ways)) == 1:
-        return _RESAMPLE[ways[0]](images, marks, source_index_from_view_index, tuple(patch_size))
+        return _RESAMPLE[ways[0]](images, marks, matrices, control_voxels, tuple(patch_size))
     out_images = images.new_empty((len(images), images.shape[1], *patch_size))
     out_marks = marks.new_empty((len(marks), marks.shape[1], *patch_size))
     for way in dict.fromkeys(ways):
         rows = torch.tensor([i for i, other in enumerate(ways) if other == way])
         there = rows.to(images.device)
-        parts = _RESAMPLE[way](images[there], marks[there], source_index_from_view_index[rows], tuple(patch_size))
+        control = None if control_voxels is None else control_voxels[rows]
+        parts = _RESAMPLE[way](images[there], marks[there], matrices[rows], control, tuple(patch_size))
         out_images[there], out_marks[there] = parts
     return out_images, out_marks
 
 
-def _way(matrix: Tensor) -> Way:
+def _way(matrix: Tensor, control: Tensor | None) -> Way:
     values = matrix.tolist()
     dimensions = len(values) - 1
     aligned = all(abs(values[i][j]) == (i == j) for i in range(dimensions) for j in range(dimensions))
-    if aligned and all(_is_whole(row[-1]) for row in values[:-1]):
+    if control is None and aligned and all(_is_whole(row[-1]) for row in values[:-1]):
         return "copy"
-    if dimensions == 3 and not any(values[0][1:3]) and not values[1][0] and not values[2][0]:
+    within_slices = control is None or (control.shape[1] == 1 and not control[0].any())
+    if dimensions == 3 and within_slices and not any(values[0][1:3]) and not values[1][0] and not values[2][0]:
         return "slices"
     return "full"
 
@@ -59,7 +68,9 @@ def _is_whole(value: float) -> bool:
     return abs(value - round(value)) < geometry.WHOLE_TOLERANCE
 
 
-def _copy(images: Tensor, marks: Tensor, matrices: Tensor, patch_size: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+def _copy(
+    images: Tensor, marks: Tensor, matrices: Tensor, control: Tensor | None, patch_size: tuple[int, ...]
+) -> tuple[Tensor, Tensor]:
     rows = matrices.tolist()
     if all(row == rows[0] for row in rows):
         return _cut(images, rows[0], patch_size), _cut(marks, rows[0], patch_size)
@@ -87,25 +98,43 @@ def _cut(source: Tensor, matrix: list[list[float]], patch_size: tuple[int, ...])
     return box.flip(mirrored) if mirrored else box.contiguous()
 
 
-def _full(images: Tensor, marks: Tensor, matrices: Tensor, patch_size: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    grid = geometry.normalised_grid(
-        matrices, target_shape=images.shape[2:], grid_shape=patch_size, device=images.device
-    )
+def _full(
+    images: Tensor, marks: Tensor, matrices: Tensor, control: Tensor | None, patch_size: tuple[int, ...]
+) -> tuple[Tensor, Tensor]:
+    grid = _grid(matrices, control, images.shape[2:], patch_size, images.device)
     return (
         F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False),
         F.grid_sample(marks, grid, mode="nearest", padding_mode="zeros", align_corners=False),
     )
 
 
-def _slices(images: Tensor, marks: Tensor, matrices: Tensor, patch_size: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+def _grid(
+    matrices: Tensor,
+    control: Tensor | None,
+    source_shape: Sequence[int],
+    patch_size: Sequence[int],
+    device: torch.device,
+) -> Float[Tensor, "view *patch axis"]:
+    """The sampling grid of straight and bent views: what the matrix makes of each pixel and its displacement."""
+    grid = geometry.normalised_grid(matrices, target_shape=source_shape, grid_shape=patch_size, device=device)
+    if control is None or not bool(control.any()):
+        return grid
+    size = torch.tensor(list(source_shape), dtype=torch.float64)
+    linear = 2 * matrices[:, :-1, :-1] / size[:, None]
+    moved = torch.einsum("vij,vj...->vi...", linear, control.to(linear.dtype)).flip(1)  # grid_sample wants x first
+    return grid + elastic.field(moved.to(device, torch.float32), patch_size).movedim(1, -1)
+
+
+def _slices(
+    images: Tensor, marks: Tensor, matrices: Tensor, control: Tensor | None, patch_size: tuple[int, ...]
+) -> tuple[Tensor, Tensor]:
     """Volumes whose first axis stays apart: linear along it, then one 2D grid for all slices as channels."""
     position = matrices[:, :1, 0] * torch.arange(patch_size[0], dtype=torch.float64) + matrices[:, :1, 3]
     whole = position.round()
     position = torch.where((position - whole).abs() < geometry.WHOLE_TOLERANCE, whole, position)
     in_slice = matrices[:, 1:, 1:]
-    grid = geometry.normalised_grid(
-        in_slice, target_shape=images.shape[3:], grid_shape=patch_size[1:], device=images.device
-    )
+    bent = None if control is None else control[:, 1:, 0]
+    grid = _grid(in_slice, bent, images.shape[3:], patch_size[1:], images.device)
     lower = position.floor()
     upper_share = position - lower
     stack = _take_slices(images, lower, 1 - upper_share)

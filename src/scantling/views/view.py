@@ -16,11 +16,16 @@ class ViewBatch:
 
     Attributes:
         source_from_view: leads from mm in the view to mm in the prepared case; both measure from the centre
-            of their first voxel.
+            of their first voxel. Of a bent view it is the straight part, after the displacement: use
+            `correspondence` for points.
         label_maps: class index, IGNORE where unknown or outside the source.
         weights: trust in the label, 0 outside the source.
         annotated: classes that were looked for (background included).
         spacing_mm: of the views' axes; one for the whole batch.
+        displacements: control points of each view's elastic field, in mm along its axes (`elastic`); None: no
+            view is bent.
+        image_numbers: which image of the anatomy a view shows: 0 the case's own, k its k-th alternative; None: its
+            own.
     """
 
     images: Float[Tensor, "batch view channel *spatial"]
@@ -32,6 +37,13 @@ class ViewBatch:
     case_indices: Int[Tensor, "batch"]
     patient_indices: Int[Tensor, "batch"]
     slice_positions: Float[Tensor, "batch"]
+    displacements: Float[Tensor, "batch view axis *control"] | None = None
+    image_numbers: Int[Tensor, "batch view"] | None = None
+
+    @property
+    def view_shape(self) -> tuple[int, ...]:
+        """Pixels of a view per axis."""
+        return tuple(self.label_maps.shape[2:])
 
     def to(self, device: torch.device) -> ViewBatch:
         """The same batch on another device."""

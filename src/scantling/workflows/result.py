@@ -36,23 +36,30 @@ class RunResult:
         """The report, `RUN/report.html`."""
         return self.path / "report.html"
 
+    @property
+    def warnings(self) -> list[str]:
+        """What was wrong with the contrast when training ended, a sentence each."""
+        return list(self.status.get("contrast_warnings", ()))
+
     def to_json(self) -> dict[str, Any]:
         """The same facts as `text`, for scripts."""
         return {
             "run": str(self.path),
             "status": self.status["status"],
+            "warnings": self.warnings,
             "report": str(self.report) if self.report.is_file() else None,
             "held_out": None if self.evaluation is None else _held_out(self.evaluation),
         }
 
     def text(self) -> str:
-        """The verdict, and where things are."""
+        """The verdict, what was wrong when training ended, and where things are."""
         if self.status["status"] != "finished":
             return f"{self.status['status']}: {self.path}"
         verdict = (
             "No case was held out, so there is no score." if self.evaluation is None else self.evaluation.verdict()
         )
-        return f"{verdict}\nmodel:  {self.path / 'model'}\nreport: {self.report}"
+        cautions = "".join(f"\nWarning, as training ended: {sentence}." for sentence in self.warnings)
+        return f"{verdict}{cautions}\nmodel:  {self.path / 'model'}\nreport: {self.report}"
 
 
 def _held_out(evaluation: Evaluation) -> dict[str, Any]:
