@@ -78,7 +78,9 @@ def about(
 
 def invert(matrix: Float[Tensor, "*batch row row"]) -> Float[Tensor, "*batch row row"]:
     """`from_to` of `to_from`."""
-    inverse: Tensor = torch.linalg.inv(matrix.to(torch.float64))
+    exact = matrix.to(torch.float64)
+    # elsewhere than on the CPU asking whether it was singular would wait for the device
+    inverse: Tensor = torch.linalg.inv(exact) if exact.is_cpu else torch.linalg.inv_ex(exact).inverse
     inverse[..., -1, :-1] = 0
     inverse[..., -1, -1] = 1
     return inverse
@@ -99,14 +101,16 @@ def transform_points(
 
 def mm_from_indices(indices: Float[Tensor, "*batch axis"], spacing_mm: Sequence[float]) -> Float[Tensor, "*batch axis"]:
     """Positions of pixel indices, which need not be whole."""
-    return indices.to(torch.float64) * _spacing(spacing_mm, indices.device)
+    exact = indices.to(torch.float64)
+    return torch.stack([exact[..., axis] * mm for axis, mm in enumerate(spacing_mm)], dim=-1)
 
 
 def indices_from_mm(
     points_mm: Float[Tensor, "*batch axis"], spacing_mm: Sequence[float]
 ) -> Float[Tensor, "*batch axis"]:
     """Pixel indices of positions, not rounded."""
-    return points_mm.to(torch.float64) / _spacing(spacing_mm, points_mm.device)
+    exact = points_mm.to(torch.float64)
+    return torch.stack([exact[..., axis] / mm for axis, mm in enumerate(spacing_mm)], dim=-1)
 
 
 def pixel_centres_mm(
