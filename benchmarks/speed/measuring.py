@@ -25,7 +25,10 @@ for _name in ("OMP", "MKL", "OPENBLAS", "NUMEXPR", "BLOSC"):
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "docs" / "results" / "speed.csv"
-PACKAGES = ("torch", "numpy", "scipy", "monai", "nnunetv2", "medpy", "surface-distance", "blosc2")
+PACKAGES = (
+    "torch", "numpy", "scipy", "monai", "nnunetv2", "medpy", "surface-distance", "blosc2", "kornia", "torchio",
+    "batchgeneratorsv2",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-import scantling
 from scantling.contrast.gathering import gather_pixels, told_apart
 from scantling.contrast.pixels import Pixels, Tags
+from two_processes import run_two
 
 SCRIPT = Path(__file__).with_name("gathering_process.py")
 LOSSES = [
@@ -40,30 +37,8 @@ Found = list[dict[str, Any]]
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
     """What each of two processes found, of unequal shares of a batch and of the whole."""
-    if not torch.distributed.is_gloo_available():
-        pytest.skip("this torch has no gloo")
     folder = tmp_path_factory.mktemp("processes")
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(Path(scantling.__file__).parents[1]),
-        "OMP_NUM_THREADS": "1",
-        "GLOO_SOCKET_IFNAME": "lo0" if sys.platform == "darwin" else "lo",
-    }
-    running = [
-        subprocess.Popen(
-            [sys.executable, str(SCRIPT), str(rank), "2", str(folder)],
-            env=environment,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        ends = [process.communicate(timeout=120)[1] for process in running]
-    finally:
-        for process in running:
-            process.kill()
-    assert all(process.returncode == 0 for process in running), "\n".join(ends)
+    run_two(SCRIPT, folder)
     return [torch.load(folder / f"found{rank}.pt") for rank in range(2)]
 
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-import scantling
+from two_processes import run_two
 
 SCRIPT = Path(__file__).with_name("agreement_process.py")
 NAMES = [
@@ -25,30 +22,8 @@ Gradients = dict[str, dict[str, Tensor]]
 @pytest.fixture(scope="module")
 def gradients(tmp_path_factory: pytest.TempPathFactory) -> Gradients:
     """Per loss, "shared" by two processes and "alone" in one: the gradient, then the loss."""
-    if not torch.distributed.is_gloo_available():
-        pytest.skip("this torch has no gloo")
     folder = tmp_path_factory.mktemp("processes")
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(Path(scantling.__file__).parents[1]),
-        "OMP_NUM_THREADS": "1",
-        "GLOO_SOCKET_IFNAME": "lo0" if sys.platform == "darwin" else "lo",
-    }
-    running = [
-        subprocess.Popen(
-            [sys.executable, str(SCRIPT), str(rank), "2", str(folder)],
-            env=environment,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        ends = [process.communicate(timeout=120)[1] for process in running]
-    finally:
-        for process in running:
-            process.kill()
-    assert all(process.returncode == 0 for process in running), "\n".join(ends)
+    run_two(SCRIPT, folder)
     found: Gradients = torch.load(folder / "gradients.pt")
     return found
 
