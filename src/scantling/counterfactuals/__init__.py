@@ -1,0 +1,1 @@
+"""The same patient under another scanner, sex or finding: causal graph, image mechanism, counterfactuals."""
