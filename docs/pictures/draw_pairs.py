@@ -20,9 +20,12 @@ from scantling.contrast.relations import (
     ACROSS_VIEWS,
     Relation,
     SameClass,
+    SameGroup,
     SameImage,
     SamePoint,
     SameSliceBand,
+    SameView,
+    SliceWithin,
     Within,
 )
 from scantling.contrast.sampling import shared_points
@@ -51,6 +54,9 @@ RULES: dict[str, tuple[str, Relation]] = {
         SameClass().among(ACROSS_PATIENTS, only="positives"),
     ),
     "slice-band": ("SameSliceBand(2)", SameSliceBand(2)),
+    "slice-within": ("SliceWithin(0.15)", SliceWithin(0.15)),
+    "same-view": ("SameView()", SameView()),
+    "same-group": ("SameGroup()", SameGroup()),
     "and": ("SameClass() & SameImage()", SameClass() & SameImage()),
     "or": ("SamePoint() | SameSliceBand(2)", SamePoint() | SameSliceBand(2)),
 }
@@ -69,6 +75,7 @@ def tags() -> Tags:
         slice_position=torch.tensor([0.2] * 6 + [0.3] * 3 + [0.8] * 3),
         klass=torch.tensor([1, 2, 0, 1, 2, 0, 1, 0, -1, 1, 0, -1]),
         annotated=torch.tensor([whole] * 6 + [part] * 6),
+        group=torch.tensor([0, 1, 0, 0, 1, 1, 1, 0, -1, 0, 1, -1]),
     )
 
 
