@@ -18,7 +18,7 @@ from pathlib import Path
 PAGE = ROOT / "docs" / "benchmarks.md"
 README = ROOT / "README.md"
 SHOWN = (
-    "P1", "P1m", "P2", "P3", "P5", "P6", "P7", "P8", "P9", "P10", "P15", "P15m", "P18", "P18m",
+    "P1", "P1m", "P2", "P3", "P6", "P7", "P8", "P9", "P10", "P15", "P15m", "P18", "P18m",
     "P17", "P12", "P14", "P13",
 )  # fmt: skip
 PROFILES = ROOT / "docs" / "results" / "profiles.txt"
