@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -108,3 +110,37 @@ def picture_plan_of(manifest: Manifest, **changes: Any) -> Plan:
         "network": NetworkPlan(),
     }
     return plan_of(manifest, **(values | changes))
+
+
+def changed_copy(source: Path, path: Path, *, factor: float = 1.0, shift: float = 0.0) -> Path:
+    """The image with its values times `factor` plus `shift`, in its own type and geometry."""
+    if path.suffix == ".png":
+        pixels = np.asarray(Image.open(source))
+        Image.fromarray(np.clip(np.rint(pixels * factor + shift), 0, 255).astype(np.uint8)).save(path)
+    else:
+        image: Any = nib.load(source)
+        values = np.rint(np.asarray(image.dataobj) * factor + shift).astype(np.int16)
+        nib.Nifti1Image(values, image.affine, dtype=np.int16).to_filename(path)
+    return path
+
+
+def with_counterfactuals(
+    manifest: Manifest, changes: Mapping[str, Mapping[str, float]], *, sound: str = "yes"
+) -> Manifest:
+    """The manifest with a counterfactual row behind each case for each change (tag -> `changed_copy`'s arguments)."""
+    cases = []
+    for case in manifest.cases:
+        cases.append(case)
+        for tag, change in changes.items():
+            source = case.images[0]
+            path = source.with_name(f"{case.case_id}__{tag}{''.join(source.suffixes)}")
+            cases.append(
+                Case(
+                    case_id=f"{case.case_id}__{tag}",
+                    images=(changed_copy(source, path, **change),),
+                    patient_id=case.patient_id,
+                    attributes={"intervention": tag, "sound": sound},
+                    counterfactual_of=case.case_id,
+                )
+            )
+    return replace(manifest, cases=tuple(cases))

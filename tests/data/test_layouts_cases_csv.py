@@ -149,6 +149,11 @@ def test_a_misspelt_column_is_an_attribute_and_the_note_says_what_may_be_meant(f
     assert any("did you mean 'site'?" in note for note in manifest.notes)
 
 
+def test_columns_of_generated_images_are_no_misspelt_ones(folder: Path) -> None:
+    text = "case,image,counterfactual_of,sound,intervention,reason\na,images/i0.png,,,,\nb,images/i1.png,a,no,x=y,z\n"
+    assert open_dataset(write_table(folder, text)).notes == ()
+
+
 def test_channels_are_columns_and_a_missing_one_costs_only_its_case(folder: Path) -> None:
     text = "case,image:T1,image:FLAIR\na,images/i0.png,images/i1.png\nb,images/i1.png,images/none.png\n"
     manifest = open_dataset(write_table(folder, text))

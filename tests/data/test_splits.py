@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -310,14 +311,24 @@ def test_a_column_or_value_that_no_case_has_is_an_error(test_on: dict[str, str],
         make_split(manifest, test_on=test_on)
 
 
-def test_a_generated_image_follows_its_source_and_is_never_scored() -> None:
-    patients = one_each(6) | {f"fake{k}": "nobody" for k in range(6)}
-    manifest = manifest_of(patients, counterfactual_of={f"fake{k}": f"case{k:02d}" for k in range(6)})
-    split = make_split(manifest)
-    of_held = {f"fake{int(case[4:])}" for case in split.heldout}
-    assert of_held
-    assert set(split.unused) == of_held
-    assert set(split.unlabelled) == {f"fake{k}" for k in range(6)} - of_held
+def test_generated_images_are_no_cases_and_change_nothing_about_the_split() -> None:
+    real = one_each(6)
+    sides = {"case00": "test", "case01": "val", **{f"case{k:02d}": "train" for k in range(2, 6)}}
+    source = {f"fake{k}": f"case{k:02d}" for k in range(6)}
+    # they carry labels, patients, sides, folds and columns of their own, all of them misleading
+    manifest = manifest_of(
+        real | dict.fromkeys(source, "nobody"), counterfactual_of=source,
+        split=sides | dict.fromkeys(source, "train"), site=dict.fromkeys(real, "x") | dict.fromkeys(source, "y"),
+    )  # fmt: skip
+    alone = manifest_of(real, split=sides, site=dict.fromkeys(real, "x"))
+    asked: tuple[dict[str, Any], ...] = (
+        {}, {"fold": None}, {"labels": 3}, {"label_kinds": ("silver", "full")}, {"train_on": {"site": "x"}},
+    )  # fmt: skip
+    for options in asked:
+        assert make_split(manifest, **options) == make_split(alone, **options)
+    assert make_split(manifest).heldout == ("case00",)
+    with pytest.raises(ConfigError, match="site 'y': no case has it"):
+        make_split(manifest, train_on={"site": "y"})
 
 
 def test_other_label_kinds_make_other_cases_labelled() -> None:

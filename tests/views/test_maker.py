@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import scipy.ndimage
 import torch
+from pydantic import ValidationError
 
 from scantling.data.sample import Sample
 from scantling.errors import ConfigError, PlanMismatch
@@ -327,6 +328,82 @@ def test_views_show_the_images_of_their_anatomy_in_turn_with_the_labels_of_the_c
     assert torch.equal(own.source_from_view, turned.source_from_view)
     assert torch.equal(own.images[:, 0], turned.images[:, 0])
     assert not torch.equal(own.images[1, 1], turned.images[1, 1])
+
+
+def test_any_view_shows_one_of_the_alternatives_with_the_probability_that_is_set():
+    plain = [noisy_sample((4, 4), (1.0, 1.0), i) for i in range(600)]
+    samples = [with_alternatives(sample, i % 4) if i % 4 else sample for i, sample in enumerate(plain)]
+    some = STILL.model_copy(update={"n_views": 4, "image_of_view": "any"})
+    numbers = torch.tensor(maker._image_numbers(samples, some, seed=0, train=True)).reshape(600, 4)
+    assert some.alternative_probability == 0.5
+    assert (numbers[0::4] == 0).all()  # nothing else to show
+    for count in (1, 2, 3):
+        shown = torch.bincount(numbers[count::4].flatten(), minlength=count + 1).double()
+        assert len(shown) == count + 1
+        share = torch.tensor([0.5] + [0.5 / count] * count)
+        # four standard deviations of a binomial
+        assert ((shown / 600 - share).abs() < 4 * (share * (1 - share) / 600).sqrt()).all()
+    alike = (numbers[1::4, 0] == 0) == (numbers[1::4, 1] == 0)
+    assert 0.35 < alike.double().mean() < 0.65  # each view draws for itself
+    for probability, low, high in ((0.0, 0, 0), (1.0, 1, 3)):
+        config = some.model_copy(update={"alternative_probability": probability})
+        drawn = make_views(samples[3:40:4], config, (4, 4), seed=0).image_numbers
+        assert (drawn.min(), drawn.max()) == (low, high)
+
+
+def test_what_any_view_shows_is_drawn_by_its_key_and_changes_nothing_else(monkeypatch):
+    samples = [with_alternatives(noisy_sample((30, 28), (1.0, 1.0), i), 2) for i in range(6)]
+    config = MOVING.model_copy(update={"n_views": 3, "image_of_view": "any"})
+    batch = make_views(samples, config, (20, 18), seed=0)
+    assert set(batch.image_numbers.unique().tolist()) == {0, 1, 2}
+    turned = make_views(samples[::-1], config, (20, 18), seed=0)
+    assert torch.equal(turned.images.flip(0), batch.images)
+    assert torch.equal(turned.image_numbers.flip(0), batch.image_numbers)
+    assert not torch.equal(make_views(samples, config, (20, 18), seed=1).image_numbers, batch.image_numbers)
+    own = make_views(samples, config.model_copy(update={"image_of_view": "own"}), (20, 18), seed=0)
+    assert torch.equal(own.label_maps, batch.label_maps)
+    assert torch.equal(own.source_from_view, batch.source_from_view)
+    same = batch.image_numbers == 0
+    assert torch.equal(own.images[same], batch.images[same])
+    # a view of alternative k is the view of a sample whose own image that is
+    for number in (1, 2):
+        swapped = [Sample(**{**vars(sample), "image": sample.alternatives[number - 1]}) for sample in samples]
+        views = make_views(swapped, config.model_copy(update={"image_of_view": "own"}), (20, 18), seed=0)
+        shown = batch.image_numbers == number
+        assert torch.equal(views.images[shown], batch.images[shown])
+    still = make_views(samples, config, (20, 18), seed=0, train=False)
+    assert (still.image_numbers == 0).all()
+    monkeypatch.setattr(maker, "_one_by_one", maker._together)
+    bent = EVERYWHERE.model_copy(update={"intensity": UNCHANGED, "image_of_view": "any", "n_views": 3})
+    expected = make_views(samples, bent, (20, 18), seed=0)
+    monkeypatch.undo()
+    assert_the_same_views(make_views(samples, bent, (20, 18), seed=0), expected)
+
+
+def test_an_impossible_probability_or_kind_of_alternatives_is_refused():
+    for wrong in ({"alternative_probability": 1.5}, {"alternative_probability": -0.1}, {"image_of_view": "some"}):
+        with pytest.raises(ValidationError, match=next(iter(wrong))):
+            ViewConfig(**wrong)
+
+
+def test_contexts_go_with_their_samples():
+    plain = [noisy_sample((30, 28), (1.0, 1.0), i) for i in range(3)]
+    told = [Sample(**{**vars(one), "context": torch.tensor([1.0, float(i), -2.0])}) for i, one in enumerate(plain)]
+    batch = make_views(told, ViewConfig(n_views=2), (20, 18), seed=0)
+    assert batch.contexts.tolist() == [[1.0, 0.0, -2.0], [1.0, 1.0, -2.0], [1.0, 2.0, -2.0]]
+    assert torch.equal(batch.to(torch.device("cpu")).contexts, batch.contexts)
+    without = make_views(plain, ViewConfig(n_views=2), (20, 18), seed=0)
+    assert without.contexts is None
+    assert torch.equal(without.images, batch.images)
+    with pytest.raises(
+        PlanMismatch, match=r"sample \(3, 1\): its context has no values, but .* \(3, 0\) .* 3; a batch"
+    ):
+        make_views([told[0], plain[1]], ViewConfig(), (20, 18), seed=0)
+    with pytest.raises(PlanMismatch, match=r"sample \(3, 1\): its context has 3 values, but .* none; a batch"):
+        make_views([plain[0], told[1]], ViewConfig(), (20, 18), seed=0)
+    short = Sample(**{**vars(told[1]), "context": torch.zeros(2)})
+    with pytest.raises(PlanMismatch, match="its context has 2 values, but"):
+        make_views([told[0], short], ViewConfig(), (20, 18), seed=0)
 
 
 def test_the_intensities_of_the_other_views_can_have_ranges_of_their_own():

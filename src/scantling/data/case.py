@@ -178,5 +178,6 @@ class Case:
             "scanner": self.scanner,
             "split": self.split,
             "fold": "" if self.fold is None else str(self.fold),
+            "counterfactual_of": self.counterfactual_of or "",
         }
         return known[name] if name in known else self.attributes.get(name, "")

@@ -17,6 +17,7 @@ from scantling.data.plan import Plan
 from scantling.data.prepare import normalised_values
 from scantling.data.sample import Sample
 from scantling.data.store import PreparedCase, PreparedSet
+from scantling.data.store_entry import PreparedFiles
 from scantling.errors import DataError
 from scantling.seeding import numpy_generator
 from scantling.shapes import IGNORE
@@ -35,7 +36,8 @@ class PatchDataset(Dataset[Sample]):
 
     In each round through the cases every case comes once, in an order drawn anew; within a round no case is
     preferred. The patch lies inside the image where the image is larger, holds all of it where it is smaller;
-    the crop is the patch plus a margin, filled up with image 0, label IGNORE and weight 0 outside.
+    the crop is the patch plus a margin, filled up with image 0, label IGNORE and weight 0 outside. A case's
+    alternatives are cut by the same window; where they come in decides no draw.
 
     Args:
         samples_per_epoch: how many positions an epoch has; by default one for each case.
@@ -157,20 +159,20 @@ class PatchDataset(Dataset[Sample]):
         key: Key,
     ) -> Sample:
         spacing_mm = self._spacing_mm(case) if slice_index is None else self._spacing_mm(case)[1:]
-        stored, labels = case.image, case.labels
-        if slice_index is not None:
-            stored = stored[:, slice_index]
-            labels = None if labels is None else labels[slice_index]
         start = tuple(
             first - (crop - patch) // 2
             for first, crop, patch in zip(patch_start, self.crop_size, self.plan.patch_size, strict=True)
         )
-        source, target = _overlap(stored.shape[1:], start, self.crop_size)
-        image = np.zeros((len(stored), *self.crop_size), dtype=np.float32)
-        image[(slice(None), *target)] = normalised_values(stored[(slice(None), *source)], case.scale, case.offset)
+        source, target = _overlap(case.grid.shape[-len(start) :], start, self.crop_size)
+        stored_at: tuple[int | slice, ...] = source if slice_index is None else (slice_index, *source)
+        anatomy: tuple[PreparedFiles, ...] = (case, *case.alternatives)
+        images = np.zeros((len(anatomy), len(case.scale), *self.crop_size), dtype=np.float32)
+        for image, shown in zip(images, anatomy, strict=True):
+            values = normalised_values(shown.image[(slice(None), *stored_at)], shown.scale, shown.offset)
+            image[(slice(None), *target)] = values
         label_map = np.full(self.crop_size, IGNORE, dtype=np.int64)
-        if labels is not None:
-            label_map[target] = labels[source]
+        if (labels := case.labels) is not None:
+            label_map[target] = labels[stored_at]
         weight = np.zeros(self.crop_size, dtype=np.float32)
         weight[target] = case.weight
         if slice_index is not None:
@@ -180,7 +182,7 @@ class PatchDataset(Dataset[Sample]):
         else:
             along = 0.5
         return Sample(
-            image=torch.from_numpy(image),
+            image=torch.from_numpy(images[0]),
             label_map=torch.from_numpy(label_map),
             weight=torch.from_numpy(weight),
             annotated=torch.from_numpy(case.annotated.copy()),
@@ -190,6 +192,7 @@ class PatchDataset(Dataset[Sample]):
             patient_index=self._patient_index[case.patient_id],
             slice_position=min(max(along, 0.0), 1.0),
             key=key,
+            alternatives=torch.from_numpy(images[1:]) if case.alternatives else None,
         )
 
 

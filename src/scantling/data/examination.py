@@ -49,6 +49,7 @@ class CaseFinding:
     Attributes:
         geometry: of the first channel; None where no image could be read.
         channels: how many the files hold in all; 0 where voxels were not read.
+        stored_type: numpy's name of the first file's type; "" where voxels were not read.
         usable: whether the images can be trained on.
         labels: one an annotation, in their order; none where no image could be read.
         voxel_hash: checksum of size and values, the same whatever type, header or compression stores them.
@@ -58,6 +59,7 @@ class CaseFinding:
     usable: bool
     geometry: ImageGeometry | None = None
     channels: int = 0
+    stored_type: str = ""
     voxel_hash: str = ""
     labels: tuple[LabelFinding, ...] = ()
     problems: tuple[Problem, ...] = ()
@@ -83,6 +85,7 @@ def examine(case: Case, classes: ClassTable, *, read_voxels: bool = True) -> Cas
         usable=all(problem.severity != "error" for problem in grid_problems),
         geometry=geometries[0],
         channels=sum(len(image.array) for image in images),
+        stored_type=images[0].array.dtype.name if images else "",
         voxel_hash=voxel_hash([image.array for image in images]) if images else "",
         labels=tuple(finding for finding, _ in looked),
         problems=(*grid_problems, *_value_problems(case, images), *(p for _, found in looked for p in found)),

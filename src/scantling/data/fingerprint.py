@@ -107,10 +107,13 @@ def fingerprint(
 ) -> Fingerprint:
     """Measure at most `max_cases` of the training cases, drawn with the seed, labelled ones first.
 
+    Generated images are not measured: a plan is derived from what scanners made.
+
     Raises:
         DataError: there is no case, a file is unreadable, or pictures and volumes (or grey and
             colour) are mixed.
     """
+    cases = [case for case in cases if case.counterfactual_of is None]
     if not cases:
         raise DataError(f"data set {manifest.name}: there is no case to measure", code="E-DAT-21")
     labelled = [case for case in cases if _annotation(case, label_kinds) is not None]

@@ -13,6 +13,12 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+from scantling.data.alternatives import (
+    ALTERNATIVE_CODES,
+    alternative_problems,
+    alternatives_counted,
+    copies_of_several_anatomies,
+)
 from scantling.data.case import LABEL_KINDS, Case, ClassTable
 from scantling.data.examination import CaseFinding, examine
 from scantling.data.leakage import as_one_patient, duplicate_groups, duplicate_problems, leakage_problems
@@ -35,7 +41,7 @@ class Inspection:
         manifest: as it was read; `usable` is what is left of it after the errors.
         findings: one a case, in the order of the manifest.
         problems: of the manifest, of every case, and of the whole.
-        duplicates: groups of cases with the same voxels.
+        duplicates: groups of cases with the same voxels; a generated image is no copy of its own real case.
         voxels_read: whether files were read whole, and not their headers only.
         seconds: how long it took.
         pictures, copies: files that were written afterwards: of label maps that do not fit their image.
@@ -54,7 +60,7 @@ class Inspection:
     def usable(self) -> Manifest:
         """The manifest without what cannot be used; copies of one image count as one patient."""
         kept = []
-        misfits = {problem.case_id for problem in self.problems if problem.code == _MISFIT}
+        misfits = {problem.case_id for problem in self.problems if problem.code in {_MISFIT, *ALTERNATIVE_CODES}}
         for case, finding in zip(self.manifest.cases, self.findings, strict=True):
             if finding.usable and case.case_id not in misfits:
                 good = tuple(f.annotation for f in finding.labels if f.verdict in ("same", "snap"))
@@ -75,13 +81,14 @@ class Inspection:
 
     def summary_lines(self) -> list[str]:
         """What a person wants to know first, one line each."""
-        manifest = self.manifest
+        manifest = replace(self.manifest, cases=self.manifest.real)
         lines = [
             f"Found {_number(len(manifest.cases), 'case')} of {_number(_patients(manifest), 'patient')} "
             f"({_format(self)}; layout {manifest.layout})",
             f"Labels: {_label_kinds(manifest)}   classes: {', '.join(manifest.classes.foreground) or 'none'}",
             f"Stored values: {_label_table_text(manifest.classes)}, anything else -> unknown",
             *_looked_for(manifest),
+            *_counterfactuals(self.manifest),
         ]
         sites = Counter(case.site for case in manifest.cases if case.site)
         raters = Counter(a.rater for case in manifest.cases for a in case.annotations if a.rater)
@@ -100,19 +107,21 @@ class Inspection:
         return lines
 
     def to_json(self) -> dict[str, Any]:
-        """The same as plain values; paths are relative to the data set."""
+        """The same as plain values; paths are relative to the data set. Generated images are only counted."""
         return {
             "name": self.manifest.name,
             "layout": self.manifest.layout,
             "modality": self.manifest.modality,
             "channels": list(self.manifest.channels),
-            "patients": _patients(self.manifest),
+            "patients": _patients(replace(self.manifest, cases=self.manifest.real)),
+            "counterfactuals": dict(alternatives_counted(self.manifest.cases)),
             "classes": dict(zip(self.manifest.classes.names, map(list, self.manifest.classes.stored), strict=True)),
             "voxels_read": self.voxels_read,
             "seconds": round(self.seconds, 3),
             "cases": [
                 _case_json(case, finding, self.manifest.root)
                 for case, finding in zip(self.manifest.cases, self.findings, strict=True)
+                if case.counterfactual_of is None
             ],
             "duplicates": [list(group) for group in self.duplicates],
             "problems": [vars(problem) for problem in self.problems],
@@ -134,12 +143,16 @@ def inspect_dataset(manifest: Manifest, *, read_voxels: bool = True, workers: in
     with ThreadPoolExecutor(workers or min(4, os.cpu_count() or 1)) as pool:
         looked = pool.map(lambda case: examine(case, manifest.classes, read_voxels=read_voxels), manifest.cases)
         findings = tuple(looked)
-    duplicates = duplicate_groups({finding.case_id: finding.voxel_hash for finding in findings})
+    copies = duplicate_groups({finding.case_id: finding.voxel_hash for finding in findings})
+    duplicates = copies_of_several_anatomies(manifest.cases, copies)
     found = [problem for finding in findings for problem in finding.problems]
+    of_set = tuple(_set_problems(manifest, findings))
+    misfits = {problem.case_id for problem in of_set if problem.code == _MISFIT}
     whole = [
         *leakage_problems(manifest),
         *duplicate_problems(manifest, duplicates),
-        *_set_problems(manifest, findings),
+        *of_set,
+        *alternative_problems(manifest, findings, misfits),
     ]
     return Inspection(
         manifest=manifest, findings=findings, duplicates=duplicates, voxels_read=read_voxels,
@@ -154,7 +167,11 @@ def label_table(classes: ClassTable) -> tuple[tuple[int, str], ...]:
 
 
 def _set_problems(manifest: Manifest, findings: Sequence[CaseFinding]) -> Iterator[Problem]:
-    usable = [finding for finding in findings if finding.usable and finding.geometry is not None]
+    usable = [
+        finding
+        for case, finding in zip(manifest.cases, findings, strict=True)
+        if finding.usable and finding.geometry is not None and case.counterfactual_of is None
+    ]
     if not usable:
         message = f"data set {manifest.name}: no case can be used"
         yield Problem(case_id="", severity="error", code="E-DAT-01", message=message)
@@ -212,6 +229,14 @@ def _looked_for(manifest: Manifest) -> Iterator[str]:
     if any(n < len(annotations) for n in counts.values()):
         listed = ", ".join(f"{name} {n}" for name, n in counts.items())
         yield f"Looked for: {listed}, in {_number(len(annotations), 'label file')}"
+
+
+def _counterfactuals(manifest: Manifest) -> Iterator[str]:
+    """How many images were generated from the cases, where there are any."""
+    counts = alternatives_counted(manifest.cases)
+    if counts["images"]:
+        unsound = f", {counts['unsound']} of them unsound and never used" if counts["unsound"] else ""
+        yield f"Counterfactuals: {_number(counts['images'], 'image')} of {_number(counts['cases'], 'case')}{unsound}"
 
 
 def _several_of_a_kind(manifest: Manifest) -> Iterator[str]:

@@ -19,11 +19,14 @@ def patients_across(cases: Iterable[Case], column: str) -> dict[str, tuple[str, 
 
 
 def leakage_problems(manifest: Manifest) -> tuple[Problem, ...]:
-    """An error for each patient that the authors' columns `split` or `fold` put on several sides."""
+    """An error for each patient that the authors' columns `split` or `fold` put on several sides.
+
+    Generated images stand where their real case stands, whatever these columns say of them.
+    """
     problems = []
     for column in ("split", "fold"):
-        for patient, values in patients_across(manifest.cases, column).items():
-            case = next(case for case in manifest.cases if case.patient_id == patient)
+        for patient, values in patients_across(manifest.real, column).items():
+            case = next(case for case in manifest.real if case.patient_id == patient)
             said = (
                 f"cases stand in {column} {' and '.join(values)}, so a score would be measured on a patient "
                 f"that was trained on; correct the column {column}, or pass --set data.allow_leak=true"
@@ -52,7 +55,7 @@ def duplicate_problems(manifest: Manifest, groups: Iterable[tuple[str, ...]]) ->
     problems = []
     severity: Severity
     for group in groups:
-        cases = [known[case_id] for case_id in group]
+        cases = [known.get(known[case_id].counterfactual_of or "", known[case_id]) for case_id in group]
         same = f"cases {', '.join(group)}: the images hold the same voxels"
         columns = [name for name in ("split", "fold") if len({c.attribute(name) for c in cases} - {""}) > 1]
         if columns:

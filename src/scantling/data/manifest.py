@@ -26,6 +26,7 @@ class Manifest:
     """Every case of a data set, its classes and channels, and what was wrong with it.
 
     Attributes:
+        cases: the real ones, and the images generated from them (`Case.counterfactual_of`).
         layout: the name of the layout it was read from ("cases_csv", "nnunet", "msd", "pairs", "suffix").
         modality: "MR", "CT", "CR", "fundus", ...; "" where nothing said so.
         channels: names of the image channels, in the order of `Case.images`.
@@ -41,6 +42,11 @@ class Manifest:
     modality: str = ""
     problems: tuple[Problem, ...] = ()
     notes: tuple[str, ...] = ()
+
+    @property
+    def real(self) -> tuple[Case, ...]:
+        """The cases that no image model made: those that may be trained on, held out and counted."""
+        return tuple(case for case in self.cases if case.counterfactual_of is None)
 
     def labelled(self, kinds: tuple[LabelKind, ...]) -> tuple[Case, ...]:
         """Cases that have an annotation of one of these kinds."""

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, replace
+from typing import Final, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Num
@@ -27,6 +27,13 @@ _BLOCK_VOXELS: Final = 2**19
 """Voxels that are float64 at one time."""
 
 
+class LinearMap(NamedTuple):
+    """A stored value becomes `value * scale + offset`."""
+
+    scale: float
+    offset: float
+
+
 @dataclass(frozen=True, kw_only=True)
 class LinearChannel:
     """One channel whose normalised value is `stored * scale + offset`; both are 0 for a constant image."""
@@ -34,6 +41,10 @@ class LinearChannel:
     stored: Num[np.ndarray, "*spatial"]
     scale: float
     offset: float
+
+    def under(self, given: LinearMap | None) -> LinearChannel:
+        """The same stored values under another map; None leaves them their own."""
+        return self if given is None else replace(self, scale=given.scale, offset=given.offset)
 
     def values(self) -> Float[np.ndarray, "*spatial"]:
         """The normalised values, float32."""

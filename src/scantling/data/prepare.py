@@ -18,7 +18,7 @@ from scantling.data.case import Annotation, ClassTable
 from scantling.data.geometry_check import closest_ras, compare
 from scantling.data.image import ImageGeometry, MedicalImage
 from scantling.data.image_io import read_label
-from scantling.data.normalising import LinearChannel, common_type, normalise, quantise, small_integers
+from scantling.data.normalising import LinearChannel, LinearMap, common_type, normalise, quantise, small_integers
 from scantling.data.plan import ClassPlan, Plan
 from scantling.data.resampling import axis_matrices, multiply_axes, resample, resample_labels
 from scantling.errors import GeometryError, PlanMismatch
@@ -124,11 +124,33 @@ def on_shape(turned: PreparedGrid, shape: tuple[int, ...]) -> PreparedGrid:
     return replace(turned, shape=shape, spacing_mm=spacing_mm)
 
 
-def prepare_image(channels: Sequence[MedicalImage], plan: Plan) -> PreparedImage:
+def intensity_maps(channels: Sequence[MedicalImage], plan: Plan) -> tuple[LinearMap, ...]:
+    """The linear map by which `prepare_image` normalises each channel of an image.
+
+    Raises:
+        PlanMismatch: number of axes or channels differs from the plan's.
+        GeometryError: the channels do not share one grid.
+    """
+    grid = prepared_grid(channels[0].geometry, plan)
+    maps = []
+    for array, intensity in zip(channel_arrays(channels, len(plan.intensities)), plan.intensities, strict=True):
+        channel = normalise(turn(array, grid), intensity)
+        maps.append(LinearMap(scale=channel.scale, offset=channel.offset))
+    return tuple(maps)
+
+
+def prepare_image(
+    channels: Sequence[MedicalImage], plan: Plan, *, maps: Sequence[LinearMap] | None = None
+) -> PreparedImage:
     """One image on the plan's grid with the plan's intensities, as integers of at most 16 bits.
 
     Integers that need no new grid are kept as they are; everything else is quantised to int16 after
     normalising (error below 1e-5 of the image's range).
+
+    Args:
+        maps: of each channel, in place of the image's own: those of the real image for another image of its
+            anatomy, so that a difference in brightness or contrast stays one. Outliers are still clipped by the
+            image's own percentiles.
 
     Raises:
         PlanMismatch: number of axes or channels differs from the plan's.
@@ -138,8 +160,9 @@ def prepare_image(channels: Sequence[MedicalImage], plan: Plan) -> PreparedImage
     arrays = channel_arrays(channels, len(plan.intensities))
     prepared: list[LinearChannel] = []
     to_grid = axis_matrices(grid.turned_shape, grid.shape, "cubic")
-    for array, intensity in zip(arrays, plan.intensities, strict=True):
-        channel = normalise(turn(array, grid), intensity)
+    given: Sequence[LinearMap | None] = maps or (None,) * len(arrays)
+    for array, intensity, own in zip(arrays, plan.intensities, given, strict=True):
+        channel = normalise(turn(array, grid), intensity).under(own)
         if grid.shape != grid.turned_shape:
             channel = quantise(multiply_axes(channel.values(), to_grid))
         prepared.append(channel)

@@ -27,6 +27,7 @@ class Sample:
         key: epoch and position in the epoch, which name every random draw made for this sample.
         alternatives: other images of the same anatomy on the same grid (as another scanner would show it, say);
             label map and weight hold for them as well.
+        context: the case's attributes as numbers, for recipes that learn how images depend on them.
     """
 
     image: Float[Tensor, "channel *spatial"]
@@ -40,3 +41,4 @@ class Sample:
     slice_position: float
     key: tuple[int, int]
     alternatives: Float[Tensor, "alternative channel *spatial"] | None = None
+    context: Float[Tensor, "context"] | None = None

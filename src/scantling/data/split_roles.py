@@ -23,7 +23,7 @@ _COLUMNS: Final = frozenset({"case", "subject", "site", "scanner", "split", "fol
 
 @dataclass(frozen=True, kw_only=True)
 class SplitRoles:
-    """The cases by what they may become; a generated image is never labelled here.
+    """The real cases by what they may become; a generated image becomes nothing by itself.
 
     Attributes:
         labelled: may be trained on and, by folds, held out.
@@ -98,17 +98,6 @@ def author_side(case: Case) -> Side:
     return side
 
 
-def with_source_patient(cases: Sequence[Case]) -> tuple[Case, ...]:
-    """The cases, a generated image having the patient of the image it was made from."""
-    patient = {case.case_id: case.patient_id for case in cases}
-    return tuple(
-        case
-        if case.counterfactual_of is None
-        else replace(case, patient_id=patient.get(case.counterfactual_of, case.patient_id))
-        for case in cases
-    )
-
-
 def refuse_parted(cases: Iterable[Case], column: Literal["split", "fold"]) -> None:
     """Refuse an authors' column that puts one patient on several sides.
 
@@ -152,7 +141,7 @@ def _values(text: str) -> list[str]:
 
 
 def _is_labelled(case: Case, kinds: tuple[LabelKind, ...]) -> bool:
-    return case.annotation(kinds) is not None and case.counterfactual_of is None
+    return case.annotation(kinds) is not None
 
 
 def _refuse_common_patients(train: Sequence[Case], test: Sequence[Case]) -> None:

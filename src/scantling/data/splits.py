@@ -13,7 +13,7 @@ from typing import Any, Final, Literal, get_args
 
 from scantling.data.case import Case, LabelKind
 from scantling.data.manifest import Manifest
-from scantling.data.split_roles import SplitRoles, refuse_parted, split_roles, with_source_patient, written
+from scantling.data.split_roles import SplitRoles, refuse_parted, split_roles, written
 from scantling.data.split_sentence import SplitFacts, split_sentence
 from scantling.errors import ConfigError, DataError, IntegrityError
 from scantling.files import read_json, write_json
@@ -40,7 +40,7 @@ class Split:
         heldout: labelled cases that are scored and choose nothing; may be empty.
         unlabelled: cases to learn from without their labels, if they have any.
         unused: every other case: of held-out patients, of the authors' test set, outside `train_on`.
-        patients: case -> patient, for every case of the data set.
+        patients: case -> patient, for every case of the data set that is no generated image.
         scheme: how the held-out cases were chosen; `sentence` says it for people.
         leak_allowed: whether patients may stand on two sides, because somebody asked for it.
     """
@@ -110,7 +110,7 @@ def make_split(
     max_validation: int = 8,
     allow_leak: bool = False,
 ) -> Split:
-    """Divide the cases of a data set by patient.
+    """Divide the cases of a data set by patient. Generated images have no part in it: they follow their real case.
 
     Who is held out is decided by the first of these that applies: `test_on`; the authors' column `split`,
     if it names labelled test cases; their column `fold`, if every labelled case has one; leave-one-out for
@@ -130,7 +130,7 @@ def make_split(
         ConfigError: there is no such fold, column or value; the budget is not positive or too large.
         DataError: a patient stands on both sides of the authors' columns, or of `train_on` and `test_on`.
     """
-    cases = with_source_patient(manifest.cases)
+    cases = manifest.real
     roles = split_roles(cases, label_kinds, train_on or {}, test_on or {}, allow_leak=allow_leak)
     scheme, fold_of = _folds(roles, seed, allow_leak=allow_leak)
     folds = tuple(sorted(set(fold_of.values())))

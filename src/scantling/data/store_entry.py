@@ -1,4 +1,4 @@
-"""One prepared case on disk: how it is written, verified, and seen again through memory maps or decompressed."""
+"""One prepared image on disk: how it is written, verified, and seen again through memory maps or decompressed."""
 
 from __future__ import annotations
 
@@ -11,20 +11,23 @@ from typing import Any, Final, Literal
 import numpy as np
 from jaxtyping import Bool, Float, Int, Integer, Num
 
+from scantling.data.alternatives import misfit
 from scantling.data.case import IGNORE, Annotation, Case, LabelKind
 from scantling.data.compact import SUFFIX, CompactArray, write_compact
-from scantling.data.image import ImageGeometry
+from scantling.data.image import ImageGeometry, MedicalImage
 from scantling.data.image_io import read_image
+from scantling.data.normalising import LinearMap
 from scantling.data.plan import Plan
 from scantling.data.prepare import (
     PreparedGrid,
     annotated_classes,
+    intensity_maps,
     normalised_values,
     prepare_image,
     prepare_label,
     read_matching_label,
 )
-from scantling.errors import IntegrityError
+from scantling.errors import GeometryError, IntegrityError
 from scantling.files import read_json, require_sha256, sha256_bytes, sha256_file
 from scantling.seeding import numpy_generator
 
@@ -34,6 +37,32 @@ POINTS_PER_CLASS: Final = 10_000
 Form = Literal["map", "compact"]
 """How images and label maps lie in an entry: raw, to be memory-mapped, or compressed in small blocks."""
 StoredArray = np.ndarray | CompactArray
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PreparedAlternative:
+    """Another image of a prepared case's anatomy, on its grid and under its intensity map; mapped as its image is.
+
+    Attributes:
+        case_id: of the generated image's own row.
+        scale, offset: per channel; `image * scale + offset` is the normalised value.
+    """
+
+    case_id: str
+    folder: Path
+    form: Form
+    scale: tuple[float, ...]
+    offset: tuple[float, ...]
+
+    @property
+    def image(self) -> Num[StoredArray, "channel *spatial"]:
+        """Stored intensities of all channels."""
+        image: Num[StoredArray, "channel *spatial"] = _open(self.folder, "image", self.form)
+        return image
+
+    def normalised(self) -> Float[np.ndarray, "channel *spatial"]:
+        """The whole image in memory, as the network sees it."""
+        return normalised_values(np.asarray(self.image), self.scale, self.offset)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -48,6 +77,7 @@ class PreparedCase:
         weight: trust in the label, in [0, 1].
         known_slices: positions along the first axis with at least one labelled voxel.
         point_counts: number of stored points per class; background has some only where voxels are unknown.
+        alternatives: other images of the anatomy; none unless the store was asked for them.
     """
 
     case_id: str
@@ -62,6 +92,7 @@ class PreparedCase:
     weight: float
     known_slices: tuple[int, ...]
     point_counts: tuple[int, ...]
+    alternatives: tuple[PreparedAlternative, ...] = ()
 
     @property
     def image(self) -> Num[StoredArray, "channel *spatial"]:
@@ -88,19 +119,65 @@ class PreparedCase:
         return {k: points[end - n : end] for k, (n, end) in enumerate(zip(self.point_counts, ends, strict=True)) if n}
 
 
+PreparedFiles = PreparedCase | PreparedAlternative
+"""What has a prepared image in a folder of its own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RealImage:
+    """What another image of the same anatomy must share with the real one.
+
+    Attributes:
+        stored_type: numpy's name of the first file's type.
+        maps: the linear map of each channel's intensities.
+    """
+
+    case_id: str
+    geometry: ImageGeometry
+    stored_type: str
+    maps: tuple[LinearMap, ...]
+
+
+def read_real_image(case: Case, plan: Plan) -> RealImage:
+    """Read a real case for the alternatives that are prepared like it.
+
+    Raises:
+        DataError: a file is unreadable, or misfits the plan.
+    """
+    images = [read_image(path) for path in case.images]
+    return RealImage(
+        case_id=case.case_id,
+        geometry=images[0].geometry,
+        stored_type=images[0].array.dtype.name,
+        maps=intensity_maps(images, plan),
+    )
+
+
 def write_entry(
-    folder: Path, case: Case, annotation: Annotation | None, plan: Plan, *, key: str, form: Form = "map"
+    folder: Path,
+    case: Case,
+    annotation: Annotation | None,
+    plan: Plan,
+    *,
+    key: str,
+    form: Form = "map",
+    real: RealImage | None = None,
 ) -> None:
     """Prepare a case and write its arrays, their checksums last.
 
+    Args:
+        real: for an image generated from a real one, that one.
+
     Raises:
         ConfigError: the compact form is wanted and its package is missing.
-        DataError: a file is unreadable, or misfits the plan or its label.
+        DataError: a file is unreadable, or misfits the plan, its label or its real image.
         OSError: the disk is full.
     """
     by_slice = plan.dimensions == 2
     images = [read_image(path) for path in case.images]
-    prepared = prepare_image(images, plan)
+    if real is not None:
+        _require_fit(images[0], real)
+    prepared = prepare_image(images, plan, maps=None if real is None else real.maps)
     _save(folder, "image", prepared.array, form, by_slice=by_slice)
     meta: dict[str, Any] = {
         "key": key,
@@ -123,6 +200,15 @@ def write_entry(
     meta["sha256"] = {path.name: sha256_file(path) for path in sorted(folder.iterdir())}
     text = json.dumps(meta)
     (folder / "meta.json").write_text(json.dumps({"sha256": sha256_bytes(text.encode()), "meta": text}))
+
+
+def _require_fit(image: MedicalImage, real: RealImage) -> None:
+    said = misfit(
+        real.geometry, image.geometry,
+        real_type=real.stored_type, other_type=image.array.dtype.name, real_id=real.case_id,
+    )  # fmt: skip
+    if said:
+        raise GeometryError(said, code="E-ALT-02")
 
 
 def _points(labels: Integer[np.ndarray, "*spatial"], n_classes: int, key: str) -> list[Int[np.ndarray, "_ axis"]]:

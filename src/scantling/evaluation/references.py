@@ -139,7 +139,7 @@ def group_columns(cases: Sequence[ReferenceCase], wanted: Sequence[str] | None) 
 
 def _from_manifest(manifest: Manifest, label_kinds: Sequence[LabelKind]) -> References:
     found = []
-    for case in manifest.cases:
+    for case in manifest.real:
         annotation = case.annotation(label_kinds)
         if annotation is not None:
             found.append(

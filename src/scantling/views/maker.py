@@ -39,13 +39,17 @@ class ViewConfig(SpatialConfig):
         intensity: how the intensities of a view change.
         intensity_of_others: the same for views 1, 2, ... where they differ from view 0; None: as `intensity`.
         image_of_view: "own": every view shows the case's own image; "each": view `v` shows image `v` of the
-            anatomy, 0 the case's own and then its alternatives, starting again where there are fewer than views.
+            anatomy, 0 the case's own and then its alternatives, starting again where there are fewer than views;
+            "any": each view shows one of the alternatives, drawn evenly, with `alternative_probability`, else the
+            case's own, as it does without training.
+        alternative_probability: in [0, 1]; half by default, so that real images keep half of the say.
     """
 
     n_views: int = Field(default=1, ge=1)
     intensity: IntensityConfig = Field(default_factory=IntensityConfig)
     intensity_of_others: IntensityConfig | None = None
-    image_of_view: Literal["own", "each"] = "own"
+    image_of_view: Literal["own", "each", "any"] = "own"
+    alternative_probability: float = Field(default=0.5, ge=0, le=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +85,8 @@ def make_views(
     _require_one_kind(samples, config, patch_size)
     device = torch.device(device)
     spatial, intensity = _draw(samples, config, patch_size, seed=seed, train=train)
-    places = _place(samples, spatial, config, patch_size)
+    shown = _image_numbers(samples, config, seed=seed, train=train)
+    places = _place(samples, spatial, config, patch_size, shown)
     make = _one_by_one if device.type == "cpu" else _together
     images, labels, weights = make(samples, places, patch_size, device)
     if train:
@@ -117,7 +122,11 @@ def _draw(
 
 
 def _place(
-    samples: Sequence[Sample], draws: Sequence[SpatialDraw], config: ViewConfig, patch_size: tuple[int, ...]
+    samples: Sequence[Sample],
+    draws: Sequence[SpatialDraw],
+    config: ViewConfig,
+    patch_size: tuple[int, ...],
+    image_numbers: list[int],
 ) -> _Places:
     n_views, spacing_mm = config.n_views, samples[0].spacing_mm
     matrices = torch.empty((len(draws), len(patch_size) + 1, len(patch_size) + 1), dtype=torch.float64)
@@ -136,9 +145,24 @@ def _place(
         control = torch.zeros((len(draws), len(shape), *shape), dtype=torch.float64)
         for row, values in bent.items():
             control[row] = torch.tensor(values, dtype=torch.float64).reshape(control.shape[1:])
-    each = config.image_of_view == "each"
-    numbers = [view % (1 + _alternatives(sample)) if each else 0 for sample in samples for view in range(n_views)]
-    return _Places(sample_from_view=matrices, control_mm=control, image_numbers=numbers)
+    return _Places(sample_from_view=matrices, control_mm=control, image_numbers=image_numbers)
+
+
+def _image_numbers(samples: Sequence[Sample], config: ViewConfig, *, seed: int, train: bool) -> list[int]:
+    """Which image each view shows: 0 the case's own, k its k-th alternative; of the first sample's views first."""
+    numbers = []
+    for sample in samples:
+        count = 0 if sample.alternatives is None else len(sample.alternatives)
+        for view in range(config.n_views):
+            number = 0
+            if count and config.image_of_view == "each":
+                number = view % (1 + count)
+            elif count and train and config.image_of_view == "any":
+                rng = numpy_generator(seed, "view image", *sample.key, view)
+                if rng.random() < config.alternative_probability:
+                    number = 1 + int(rng.integers(count))
+            numbers.append(number)
+    return numbers
 
 
 def _control_shape(config: SpatialConfig, patch_size: Sequence[int], spacing_mm: tuple[float, ...]) -> tuple[int, ...]:
@@ -146,10 +170,6 @@ def _control_shape(config: SpatialConfig, patch_size: Sequence[int], spacing_mm:
     return elastic.control_shape(
         patch_size, spacing_mm, control_spacing_mm=config.elastic_spacing_mm, kept_axes=1 if thick else 0
     )
-
-
-def _alternatives(sample: Sample) -> int:
-    return 0 if sample.alternatives is None else len(sample.alternatives)
 
 
 def _image(sample: Sample, number: int) -> Tensor:
@@ -251,7 +271,13 @@ def _as_batch(
         slice_positions=torch.tensor([s.slice_position for s in samples], device=device),
         displacements=None if places.control_mm is None else by_view(places.control_mm).to(device),
         image_numbers=by_view(whole(places.image_numbers)),
+        contexts=_contexts(samples, device),
     )
+
+
+def _contexts(samples: Sequence[Sample], device: torch.device) -> Float[Tensor, "batch context"] | None:
+    given = [sample.context for sample in samples if sample.context is not None]
+    return torch.stack(given).to(device) if given else None
 
 
 def _require_one_kind(samples: Sequence[Sample], config: ViewConfig, patch_size: tuple[int, ...]) -> None:
@@ -288,6 +314,16 @@ def _require_one_kind(samples: Sequence[Sample], config: ViewConfig, patch_size:
                 f"but its image has {list(sample.image.shape)}; they must share one grid",
                 code="E-PLN-24",
             )
+        if _context_length(sample) != _context_length(first):
+            raise PlanMismatch(
+                f"sample {sample.key}: its context has {_context_length(sample) or 'no'} values, but that of sample "
+                f"{first.key} beside it {_context_length(first) or 'none'}; a batch shares the attributes",
+                code="E-PLN-25",
+            )
+
+
+def _context_length(sample: Sample) -> int | None:
+    return None if sample.context is None else len(sample.context)
 
 
 def _kind(sample: Sample) -> str:

@@ -26,6 +26,7 @@ class ViewBatch:
             view is bent.
         image_numbers: which image of the anatomy a view shows: 0 the case's own, k its k-th alternative; None: its
             own.
+        contexts: each sample's attributes as numbers; None where the samples bring none.
     """
 
     images: Float[Tensor, "batch view channel *spatial"]
@@ -39,6 +40,7 @@ class ViewBatch:
     slice_positions: Float[Tensor, "batch"]
     displacements: Float[Tensor, "batch view axis *control"] | None = None
     image_numbers: Int[Tensor, "batch view"] | None = None
+    contexts: Float[Tensor, "batch context"] | None = None
 
     @property
     def view_shape(self) -> tuple[int, ...]:

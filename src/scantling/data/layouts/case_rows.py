@@ -27,6 +27,8 @@ OF_ANNOTATION: Final = (
     "confidence",
 )
 KNOWN: Final = (*OF_CASE, *OF_ANNOTATION)
+OF_GENERATED: Final = ("intervention", "sound", "reason")
+"""Attributes that tables of generated images have."""
 
 
 @dataclass(frozen=True, kw_only=True)

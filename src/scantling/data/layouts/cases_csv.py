@@ -17,6 +17,7 @@ from typing import Final
 import tomli_w
 
 from scantling.config import nearest
+from scantling.data.alternatives import with_source_patient
 from scantling.data.case import Case, ClassTable
 from scantling.data.label_values import (
     LabelQuestion,
@@ -27,7 +28,7 @@ from scantling.data.label_values import (
     unreadable_labels,
 )
 from scantling.data.layouts import cell_values
-from scantling.data.layouts.case_rows import KNOWN, CaseDraft, RowReader
+from scantling.data.layouts.case_rows import KNOWN, OF_GENERATED, CaseDraft, RowReader
 from scantling.data.layouts.csv_table import CsvRow, CsvTable, read_table, spreadsheet_note
 from scantling.data.layouts.dataset_toml import FILE_NAME as TOML_NAME
 from scantling.data.layouts.dataset_toml import DatasetToml
@@ -49,7 +50,7 @@ def read(folder: Path) -> Manifest:
     """The cases of a folder with `cases.csv`, or of the table itself; paths are relative to its folder.
 
     A file that does not exist is a problem of its row; the other cases are read. Where no row names a subject,
-    names are asked, as in the other layouts.
+    names are asked, as in the other layouts. A row with `counterfactual_of` has the patient of the case it names.
 
     Raises:
         DataError: a value is impossible, rows of one case contradict each other, `image` is empty.
@@ -57,7 +58,7 @@ def read(folder: Path) -> Manifest:
     """
     path = folder / FILE_NAME if folder.is_dir() else folder
     settings = DatasetToml.beside(path.parent)
-    table = read_table(path, KNOWN)
+    table = read_table(path, KNOWN, expected=OF_GENERATED)
     columns = _image_columns(table)
     reader = RowReader(table=table, settings=settings, image_columns=columns)
     drafts = [draft for rows in _by_case(table) if (draft := reader.draft(rows)) is not None]
@@ -65,8 +66,10 @@ def read(folder: Path) -> Manifest:
     cases = tuple(_case(draft, classes, scans, reader) for draft in drafts)
     patients: tuple[str, ...] = ()
     if not any(row["subject"] for row in table.rows):
-        patient, patients = subjects((case.case_id for case in cases), settings.subject_pattern)
-        cases = tuple(replace(case, patient_id=patient[case.case_id]) for case in cases)
+        real = [case.case_id for case in cases if case.counterfactual_of is None]
+        patient, patients = subjects(real, settings.subject_pattern)
+        cases = tuple(replace(case, patient_id=patient.get(case.case_id, case.patient_id)) for case in cases)
+    cases = with_source_patient(cases)
     case_of = {item.annotation.path: draft.case.case_id for draft in drafts for item in draft.annotations}
     one_file = columns == ("image",)
     return Manifest(

@@ -39,11 +39,12 @@ class CsvTable:
     notes: tuple[str, ...] = ()
 
 
-def read_table(path: Path, known: Sequence[str]) -> CsvTable:
+def read_table(path: Path, known: Sequence[str], *, expected: Sequence[str] = ()) -> CsvTable:
     """The rows of a CSV file; every value stays text. Known columns are found in any case (`Case`, `IMAGE`).
 
     Args:
         known: columns that mean something to us, for hints about misspelt ones.
+        expected: attributes that are no misspelling of a known column.
 
     Raises:
         DataError: missing, empty or not text; a column twice; a row with more values than columns.
@@ -66,7 +67,7 @@ def read_table(path: Path, known: Sequence[str]) -> CsvTable:
         columns=columns,
         rows=rows,
         separator=separator,
-        notes=(*notes, *_hints(path, columns, known)),
+        notes=(*notes, *_hints(path, [name for name in columns if name not in expected], known)),
     )
 
 
