@@ -19,7 +19,7 @@ def run_two(script: Path, folder: Path) -> None:
         pytest.skip("this torch has no gloo")
     environment = {
         **os.environ,
-        "PYTHONPATH": str(Path(scantling.__file__).parents[1]),
+        "PYTHONPATH": os.pathsep.join([str(Path(scantling.__file__).parents[1]), str(Path(__file__).parent)]),
         "OMP_NUM_THREADS": "1",
         "GLOO_SOCKET_IFNAME": "lo0" if sys.platform == "darwin" else "lo",
     }

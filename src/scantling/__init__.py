@@ -1,7 +1,7 @@
 """Scantling: from medical images and whatever labels there are to a validated segmentation model.
 
-`scantling.train`, `predict`, `evaluate`, `report`, `inspect`, `demo`, `resume` are the command line's verbs as
-functions; `Segmenter` is the same with the manners of scikit-learn. Nothing heavy is imported before it is used.
+`scantling.train`, `predict`, `evaluate`, `generate`, `report`, `inspect`, `demo`, `resume` are the command line's verbs
+as functions; `Segmenter` is the same with the manners of scikit-learn. Nothing heavy is imported before it is used.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from scantling.data.layouts import open_dataset as open_dataset
     from scantling.workflows.demo import demo as demo
     from scantling.workflows.doctor import doctor as doctor
+    from scantling.workflows.generate import generate as generate
     from scantling.workflows.segmenter import Segmenter as Segmenter
     from scantling.workflows.verbs import (
         evaluate as evaluate,
@@ -40,6 +41,7 @@ _PUBLIC = {
     "demo": "scantling.workflows.demo",
     "doctor": "scantling.workflows.doctor",
     "evaluate": "scantling.workflows.verbs",
+    "generate": "scantling.workflows.generate",
     "inspect": "scantling.workflows.verbs",
     "open_dataset": "scantling.data.layouts",
     "predict": "scantling.workflows.verbs",

@@ -14,7 +14,7 @@ from scantling.cli import options
 from scantling.cli.main import app, main
 from scantling.errors import DataError
 
-VERBS = ("demo", "doctor", "inspect", "train", "resume", "predict", "evaluate", "report")
+VERBS = ("demo", "doctor", "inspect", "train", "resume", "predict", "evaluate", "generate", "report")
 
 
 def python(code: str) -> str:

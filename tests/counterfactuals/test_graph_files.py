@@ -10,6 +10,7 @@ from scantling.counterfactuals.attributes import DeclaredAttribute
 from scantling.counterfactuals.causal_graph import CausalGraph, FittedGraph
 from scantling.counterfactuals.graph_files import load_graph, save_graph
 from scantling.errors import DataError, IntegrityError, ScantlingError
+from scantling.files import write_atomic
 
 ROWS = [
     {"site": "ns"[i % 2], "scanner": "ABC"[(i // 2) % 3], "age": str(20.5 + (i * 7) % 43), "sex": "FM"[i % 3 == 0]}
@@ -57,10 +58,12 @@ def test_a_graph_cut_off_while_it_was_written_leaves_the_old_one(
     graph = fitted()
     save_graph(tmp_path, graph)
 
-    def refuse(*_: object) -> None:
-        raise KeyboardInterrupt
+    def refuse(path: Path, data: bytes) -> None:
+        if path.suffix == ".json":
+            raise KeyboardInterrupt
+        write_atomic(path, data)
 
-    monkeypatch.setattr("scantling.counterfactuals.graph_files.write_json", refuse)
+    monkeypatch.setattr("scantling.counterfactuals.graph_files.write_atomic", refuse)
     with pytest.raises(KeyboardInterrupt):
         save_graph(tmp_path, fitted(sex=DeclaredAttribute(mechanism="logistic")))
     assert load_graph(tmp_path).column_names == graph.column_names

@@ -12,11 +12,7 @@ from typing import Any
 
 import pytest
 
-from recipes.contract import BATCH, build, loop_for, small_plan
-from scantling.data.case import ClassTable
-from scantling.data.manifest import Manifest
-from scantling.data.splits import Split
-from scantling.data.store import PreparedSet
+from recipes.contract import BATCH, build, loop_for
 from scantling.errors import ResourceError
 from scantling.inference.memory import PeakGauge, resident_bytes
 from scantling.training import forecast as forecast_module
@@ -25,7 +21,6 @@ from scantling.training import needs as needs_module
 from scantling.training.batches import StepSamples
 from scantling.training.forecast import Forecast, forecast
 from scantling.training.loop import Loop
-from scantling.training.materials import Materials
 from scantling.training.memory_budget import MARGIN, FitDecision, fit_budget
 from scantling.training.needs import Later, Trial, module_bytes, worker_bytes
 
@@ -33,14 +28,9 @@ MIB = 2**20
 BASE, FIXED, EACH, WORKER = 300 * MIB, 20 * MIB, 50 * MIB, 100 * MIB
 
 
-@pytest.fixture
-def materials() -> Materials:
-    """Of a data set without any case: nothing to validate, nothing held out."""
-    plan, nothing = small_plan(), PreparedSet(cases=(), built=0, reused=0)
-    classes = ClassTable(names=plan.classes.names, stored=plan.classes.stored)
-    manifest = Manifest(root=Path(), name="shapes", layout="pairs", classes=classes, cases=())
-    split = Split(train=(), validation=(), heldout=(), unlabelled=(), scheme="none", sentence="nothing is held out")
-    return Materials(manifest=manifest, split=split, plan=plan, train=nothing, validation=nothing)
+def little_later(_: Loop) -> Later:
+    """Nothing to validate but a little, nothing held out."""
+    return Later(memory=BASE + 10 * MIB, stage="validating", validation_seconds=0.0, held_out_seconds=0.0)
 
 
 @pytest.fixture
@@ -52,9 +42,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         tried.append(math.ceil(loop.samples.batch_size / loop.parts))
         return Trial(seconds=0.1, memory=BASE + FIXED + EACH * tried[-1])
 
-    later = Later(memory=BASE + 10 * MIB, stage="validating", validation_seconds=0.0, held_out_seconds=0.0)
     monkeypatch.setattr(budget_module, "try_step", try_step)
-    monkeypatch.setattr(budget_module, "later_needs", lambda *_: later)
     monkeypatch.setattr(budget_module, "resident_bytes", lambda: BASE)
     monkeypatch.setattr(budget_module, "highest_resident_bytes", lambda: BASE)
     monkeypatch.setattr(budget_module, "worker_bytes", lambda _, workers: workers * WORKER)
@@ -71,10 +59,10 @@ def loop_of(folder: Path, *, batch: int = 8, workers: int = 0) -> Loop:
 @pytest.mark.parametrize("batch", [1, 2, 5, 8, 12])
 @pytest.mark.parametrize("budget", range(380, 1201, 60))
 def test_parts_are_as_large_as_the_budget_allows_and_none_above_it_is_ever_tried(
-    tmp_path: Path, materials: Materials, machine: list[int], batch: int, budget: int
+    tmp_path: Path, machine: list[int], batch: int, budget: int
 ) -> None:
     loop = loop_of(tmp_path, batch=batch)
-    decision = fit_budget(loop, materials, budget=budget * MIB)
+    decision = fit_budget(loop, little_later, budget=budget * MIB)
     part = math.ceil(batch / 2**decision.splits)
     takes = [BASE + FIXED + EACH * tried for tried in machine]
     assert decision.splits == loop.state.splits
@@ -87,56 +75,47 @@ def test_parts_are_as_large_as_the_budget_allows_and_none_above_it_is_ever_tried
         assert (FIXED / part + EACH) * larger + BASE > MARGIN * budget * MIB
 
 
-def test_what_was_changed_is_said_and_that_nothing_had_to_be(
-    tmp_path: Path, materials: Materials, machine: list[int]
-) -> None:
+def test_what_was_changed_is_said_and_that_nothing_had_to_be(tmp_path: Path, machine: list[int]) -> None:
     loop = loop_of(tmp_path, workers=2)
     unchanged = "The run keeps to 4.0 GiB of memory as it is."
-    assert fit_budget(loop, materials, budget=4096 * MIB) == FitDecision(splits=0, workers=2, sentence=unchanged)
+    assert fit_budget(loop, little_later, budget=4096 * MIB) == FitDecision(splits=0, workers=2, sentence=unchanged)
     loop = loop_of(tmp_path)
-    said = fit_budget(loop, materials, budget=600 * MIB).sentence
+    said = fit_budget(loop, little_later, budget=600 * MIB).sentence
     assert said == "To keep to 600 MiB of memory, the batch of 8 is computed in 2 parts with accumulated gradients."
 
 
-def test_workers_are_given_up_once_the_parts_cannot_be_smaller(
-    tmp_path: Path, materials: Materials, machine: list[int]
-) -> None:
+def test_workers_are_given_up_once_the_parts_cannot_be_smaller(tmp_path: Path, machine: list[int]) -> None:
     loop = loop_of(tmp_path, workers=3)
-    decision = fit_budget(loop, materials, budget=500 * MIB)
+    decision = fit_budget(loop, little_later, budget=500 * MIB)
     assert (decision.splits, decision.workers, loop.workers) == (3, 1, 1)
     assert "8 parts with accumulated gradients, and 1 instead of 3 worker processes read ahead" in decision.sentence
 
 
 def test_a_budget_that_cannot_be_kept_is_refused_by_the_first_stage_that_breaks_it(
-    tmp_path: Path, materials: Materials, machine: list[int]
+    tmp_path: Path, machine: list[int]
 ) -> None:
     for budget, stage in ((299, "preparing"), (309, "validating"), (369, "training on 1 samples at once")):
         with pytest.raises(ResourceError, match=f"while {stage}.*the budget is {budget} MiB") as caught:
-            fit_budget(loop_of(tmp_path), materials, budget=budget * MIB)
+            fit_budget(loop_of(tmp_path), little_later, budget=budget * MIB)
         assert caught.value.exit_code == 4
 
 
-def test_a_resumed_run_keeps_its_parts_because_others_would_change_its_bits(
-    tmp_path: Path, materials: Materials, machine: list[int]
-) -> None:
+def test_a_resumed_run_keeps_its_parts_because_others_would_change_its_bits(tmp_path: Path, machine: list[int]) -> None:
     loop = loop_of(tmp_path, workers=1)
     loop.state.splits = 1
-    decision = fit_budget(loop, materials, budget=540 * MIB, resumed=True)
+    decision = fit_budget(loop, little_later, budget=540 * MIB, resumed=True)
     assert (decision.splits, decision.workers) == (1, 0)
     assert machine == [4]
 
 
-def test_a_forecast_adds_up_steps_validations_memory_and_disk(
-    tmp_path: Path, materials: Materials, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_forecast_adds_up_steps_validations_memory_and_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loop = loop_of(tmp_path, batch=BATCH)  # 12 steps are 3 epochs of 5, 5 and 2
     loop.config = loop.config.model_copy(update={"validate_every": 2})
     (tmp_path / "there.bin").write_bytes(bytes(5000))
     later = Later(memory=900 * MIB, stage="validating", validation_seconds=7.0, held_out_seconds=3.0)
     monkeypatch.setattr(forecast_module, "try_step", lambda _: Trial(seconds=2.0, memory=500 * MIB))
-    monkeypatch.setattr(forecast_module, "later_needs", lambda *_: later)
     monkeypatch.setattr(forecast_module, "highest_resident_bytes", lambda: 400 * MIB)
-    found = forecast(loop, materials, folder=tmp_path)
+    found = forecast(loop, lambda _: later, folder=tmp_path)
     weights = module_bytes(loop.recipe)
     assert found.seconds == pytest.approx(12 * 2.0 + 2 * 7.0, abs=0.5)
     assert found.held_out_seconds == 3.0

@@ -172,7 +172,7 @@ def scores(values: list[float]) -> Any:
     def validate(network: nn.Module) -> Validation:
         assert not network.training
         value = next(queue)
-        return Validation(mean_dice=value, per_class={"disc": value})
+        return Validation(score=value, per_class={"disc": value})
 
     return validate
 
@@ -184,7 +184,7 @@ def test_the_deployed_weights_are_those_of_the_best_validation(tmp_path: Path) -
 
     def validate(network: nn.Module) -> Validation:
         seen.append({k: v.clone() for k, v in network.state_dict().items()})
-        return Validation(mean_dice=next(values), per_class={})
+        return Validation(score=next(values), per_class={})
 
     loop.validate = validate
     network = loop.run()
@@ -285,7 +285,7 @@ def test_a_validation_that_is_broken_off_is_done_again_and_the_best_weights_surv
         def validate(network: nn.Module) -> Validation:
             if (value := next(queue)) is None:
                 raise BrokenOff
-            return Validation(mean_dice=value, per_class={})
+            return Validation(score=value, per_class={})
 
         loop.validate = validate
         return loop

@@ -87,3 +87,19 @@ def test_only_errors_about_memory_count_as_out_of_memory(tmp_path: Path) -> None
     assert is_out_of_memory(RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"))
     assert not is_out_of_memory(RuntimeError("shape mismatch"))
     assert not is_out_of_memory(ValueError("out of range"))
+
+
+def test_what_a_recipe_moves_after_a_step_stays_when_the_run_is_stopped_there() -> None:
+    recipe = build("supervised")
+    moved = torch.zeros(())
+    recipe.register_buffer("moved", moved)
+    one = Stepper(recipe, OptimisationConfig(), precision="float32", seed=0, device=torch.device("cpu"))
+    one.backward(SAMPLES, 0, patch_size=PATCH, batch_size=BATCH)
+    recipe.after_step = lambda: moved.add_(1)  # type: ignore[assignment, method-assign, return-value]
+    one.take()
+    one.undo()
+    assert float(moved) == 1
+    one.backward(SAMPLES, 1, patch_size=PATCH, batch_size=BATCH)
+    moved.add_(5)
+    one.undo()
+    assert float(moved) == 1

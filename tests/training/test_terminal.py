@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from scantling.training.progress import Moment, duration
@@ -34,3 +36,10 @@ def test_details_are_for_those_who_asked(capsys: pytest.CaptureFixture[str]) -> 
         display.say("sentence [1]")
         display.detail("reason")
         assert capsys.readouterr().err == "sentence [1]\n" + "reason\n" * verbose
+
+
+def test_a_score_that_is_no_dice_is_not_called_one(capsys: pytest.CaptureFixture[str]) -> None:
+    Terminal(seconds_between_lines=0).show(replace(moment(7, -3.25), measure="bound"))
+    said = capsys.readouterr().err
+    assert "bound -3.250" in said
+    assert "Dice" not in said

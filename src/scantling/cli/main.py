@@ -15,6 +15,7 @@ from scantling.cli import options
 from scantling.cli.demo import demo
 from scantling.cli.doctor import doctor
 from scantling.cli.evaluate import evaluate
+from scantling.cli.generate import generate
 from scantling.cli.inspect import inspect
 from scantling.cli.predict import predict
 from scantling.cli.report import report
@@ -35,7 +36,7 @@ app = typer.Typer(
     add_completion=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (demo, doctor, inspect, train, resume, predict, evaluate, report):
+for verb in (demo, doctor, inspect, train, resume, predict, evaluate, generate, report):
     app.command()(verb)
 
 

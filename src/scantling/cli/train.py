@@ -19,7 +19,8 @@ def train(
     data: Annotated[Path, Argument(help="Folder of images and labels, in any accepted layout.")],
     out: Annotated[Path | None, Option("--out", "-o", help="New run folder; default: runs/NAME-N.")] = None,
     recipe: Annotated[
-        str | None, Option("--recipe", help="Method; 'supervised' so far, and by default.", rich_help_panel=_METHOD)
+        str | None,
+        Option("--recipe", help="Method: supervised (default), or counterfactual_vae.", rich_help_panel=_METHOD),
     ] = None,
     time: Annotated[
         str | None, Option("--time", help="Budget of the whole run: 90s, 20m, 1h30m.", rich_help_panel=_MACHINE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -16,7 +17,7 @@ from scantling.counterfactuals.fitted_graph import FittedGraph
 from scantling.counterfactuals.mechanisms import Mechanism, build_mechanism
 from scantling.counterfactuals.structure import computing_order
 from scantling.errors import ConfigError, IntegrityError
-from scantling.files import read_json, require_sha256, sha256_bytes, write_atomic, write_json
+from scantling.files import read_json, require_sha256, sha256_bytes, write_atomic
 from scantling.seeding import torch_generator
 
 SCHEMA_VERSION: Final = 1
@@ -40,19 +41,15 @@ class _Description(Config):
     weights_sha256: str
 
 
-def save_graph(folder: Path, graph: FittedGraph) -> None:
-    """Write a graph into a folder; at any moment the old or the new one is there, whole.
-
-    Raises:
-        ResourceError: the disk is full; the older graph is intact.
-    """
+def graph_content(graph: FittedGraph) -> dict[str, bytes]:
+    """The files of a graph by name, the description last."""
     tensors = {
         f"{index}.{name}": tensor.contiguous()
         for index, attribute in enumerate(graph.attributes)
         for name, tensor in graph.mechanisms[attribute.name].state_dict().items()
     }
-    content = safetensors.torch.save(tensors)
-    checksum = sha256_bytes(content)
+    weights = safetensors.torch.save(tensors)
+    checksum = sha256_bytes(weights)
     description = _Description(
         schema_version=SCHEMA_VERSION,
         scantling=scantling.__version__,
@@ -61,10 +58,21 @@ def save_graph(folder: Path, graph: FittedGraph) -> None:
         weights=f"{_STEM}{checksum[:_DIGITS]}.safetensors",
         weights_sha256=checksum,
     )
-    write_atomic(folder / description.weights, content)
-    write_json(folder / DESCRIPTION, description.model_dump(mode="json"))
+    text = json.dumps(description.model_dump(mode="json"), indent=2, allow_nan=False, ensure_ascii=False)
+    return {description.weights: weights, DESCRIPTION: f"{text}\n".encode()}
+
+
+def save_graph(folder: Path, graph: FittedGraph) -> None:
+    """Write a graph into a folder; at any moment the old or the new one is there, whole.
+
+    Raises:
+        ResourceError: the disk is full; the older graph is intact.
+    """
+    content = graph_content(graph)
+    for name, data in content.items():
+        write_atomic(folder / name, data)
     for path in folder.glob(f"{_STEM}*.safetensors"):
-        if path.name != description.weights:
+        if path.name not in content:
             with contextlib.suppress(OSError):
                 path.unlink()
 

@@ -122,17 +122,27 @@ class HVAE(nn.Module):
             torch.full((in_channels,), config.log_scale), requires_grad=config.scale != "fixed"
         )
 
-    def forward(self, images: Images, context: Context, *, generator: torch.Generator) -> Elbo:
+    def forward(
+        self,
+        images: Images,
+        context: Context,
+        *,
+        generator: torch.Generator,
+        keep: Literal["values", "noise"] | None = None,
+    ) -> Elbo:
         """The bound's parts, with every latent drawn once from its posterior.
 
         Args:
             images: in [-1, 1].
             generator: for the draws; where it lives does not matter.
+            keep: how the latents are kept; None: as the network's settings say.
         """
+        keep = keep or self.config.keep
         embedded: Tensor = self.embed(context)
         kept: list[Tensor] = []
         divergences: list[Tensor] = []
-        raw = self.decoder(embedded, self._posterior(images, embedded, generator, kept, divergences))
+        draw = self._posterior(images, embedded, generator, kept, divergences, as_noise=keep == "noise")
+        raw = self.decoder(embedded, draw)
         predicted = self._likelihood(raw)
         terms = discretised_gaussian_log_likelihood(images, *predicted, cdf=self.config.cdf)
         return Elbo(
@@ -140,7 +150,7 @@ class HVAE(nn.Module):
             kl_per_block=torch.stack(divergences),
             values=images[0].numel(),
             predicted=predicted,
-            latents=Latents(tuple(kept)),
+            latents=Latents(tuple(kept), keep),
         )
 
     @torch.no_grad()
@@ -150,9 +160,14 @@ class HVAE(nn.Module):
         context: Context,
         *,
         generator: torch.Generator | None = None,
-        keep: Literal["values", "noise"] = "values",
+        keep: Literal["values", "noise"] | None = None,
     ) -> Latents:
-        """The latents behind images: drawn from the posterior, or its means where no generator is given."""
+        """The latents behind images: drawn from the posterior, or its means where no generator is given.
+
+        Args:
+            keep: how they are kept; None: as the network's settings say.
+        """
+        keep = keep or self.config.keep
         embedded: Tensor = self.embed(context)
         kept: list[Tensor] = []
         self.decoder(embedded, self._posterior(images, embedded, generator, kept, [], as_noise=keep == "noise"))

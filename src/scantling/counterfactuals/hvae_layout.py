@@ -65,6 +65,10 @@ PRESETS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
                 "latent_channels": (16, 8, 6, 4),
                 "stochastic_up_to": 16,
                 "bottleneck": 2,
+                "scale": "per_pixel",
+                "log_scale": 0.0,
+                "keep": "noise",
+                "cdf": "exact",
                 "dropout": 0.0,
             }
         ),
@@ -76,6 +80,10 @@ PRESETS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
                 "latent_channels": (32, 16, 12, 8, 6),
                 "stochastic_up_to": 32,
                 "bottleneck": 4,
+                "scale": "per_pixel",
+                "log_scale": 0.0,
+                "keep": "noise",
+                "cdf": "exact",
                 "dropout": 0.05,
             }
         ),
@@ -113,6 +121,8 @@ class HVAEConfig(Config):
         context_width: of the two layers that embed the context.
         conditional_prior: whether the prior sees the context. Where it does not, latents pay for all they say about
             it, and so learn to leave it to the decoder.
+        keep: what a counterfactual keeps of the latents: their "values", as published, or their "noise", how far they
+            lie from their prior; where the prior sees the context, latents then move as the context asks.
         scale: of the likelihood: "fixed" everywhere, one "learnt" number a channel, or a map made "per_pixel".
         log_scale: raw value of the fixed scale, and of the others at the start; `softplus_2` makes it a scale.
         smallest_scale: of a learnt likelihood, in the units of an image of [-1, 1]; half a grey value by default.
@@ -132,6 +142,7 @@ class HVAEConfig(Config):
     dropout: float = Field(default=0.0, ge=0, lt=1)
     context_width: int = Field(default=32, ge=1)
     conditional_prior: bool = True
+    keep: Literal["values", "noise"] = "values"
     scale: Literal["fixed", "learnt", "per_pixel"] = "fixed"
     log_scale: float = PUBLISHED_LOG_SCALE
     smallest_scale: float = Field(default=1 / 255, gt=0)

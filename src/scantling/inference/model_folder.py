@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
-import shutil
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +16,10 @@ from torch import nn
 import scantling
 from scantling.data.plan import Plan
 from scantling.errors import ConfigError, DataError, IntegrityError
-from scantling.files import disk_errors, sha256_bytes, sync_folder, write_atomic
+from scantling.files import sha256_bytes
 from scantling.inference.model_card import model_card
 from scantling.networks import build_network
+from scantling.sealed_folder import CHECKSUMS, read_sealed, write_sealed
 from scantling.seeding import torch_generator
 
 SCHEMA_VERSION: Final = 1
@@ -30,9 +28,8 @@ MODEL: Final = "model"
 WEIGHTS: Final = "model.safetensors"
 DESCRIPTION: Final = "model.json"
 CARD: Final = "MODEL_CARD.md"
-CHECKSUMS: Final = "SHA256SUMS"
+KIND: Final = "segmentation"
 _CONTENT: Final = (WEIGHTS, DESCRIPTION, CARD)
-_CHECKSUM_LINE: Final = re.compile(r"([0-9a-f]{64})  ([A-Za-z0-9][A-Za-z0-9._-]*)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,16 +68,7 @@ def save_model(folder: Path, network: nn.Module, plan: Plan, meta: Mapping[str, 
         DESCRIPTION: (json.dumps(description, indent=2, allow_nan=False, ensure_ascii=False) + "\n").encode(),
         CARD: model_card(plan, meta, version=scantling.__version__).encode(),
     }
-    content[CHECKSUMS] = "".join(f"{sha256_bytes(data)}  {name}\n" for name, data in content.items()).encode()
-    fresh = _beside(folder, "partial")
-    with disk_errors(folder):
-        try:
-            fresh.mkdir(parents=True)
-            for name, data in content.items():
-                write_atomic(fresh / name, data)
-            _replace(folder, fresh)
-        finally:
-            shutil.rmtree(fresh, ignore_errors=True)
+    write_sealed(folder, content)
 
 
 def load_model(folder: Path, device: torch.device) -> LoadedModel:
@@ -90,7 +78,7 @@ def load_model(folder: Path, device: torch.device) -> LoadedModel:
         DataError: the folder is not a model folder, or cannot be read.
         IntegrityError: a file is missing or damaged, or the folder was written by a newer release.
     """
-    content = _verified(folder)
+    content = read_sealed(folder, required=_CONTENT, what="model folder")
     description = _description(folder, content[DESCRIPTION])
     plan = _plan(folder, description)
     network = build_network(
@@ -135,54 +123,17 @@ def find_model_folder(run_or_model: Path) -> Path:
     )
 
 
-def _verified(folder: Path) -> dict[str, bytes]:
-    """The files of a model folder, each read once and equal to its checksum."""
-    listed = folder / CHECKSUMS
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such model folder", code="E-MOD-01")
-    if not listed.is_file():
-        raise IntegrityError(f"{listed}: the file is missing, so nothing here can be trusted", code="E-CHK-01")
-    expected = _checksums(listed)
-    content = {}
-    for name, checksum in expected.items():
-        path = folder / name
-        if not path.is_file():
-            raise IntegrityError(f"{path}: the file is missing", code="E-CHK-01")
-        content[name] = _bytes(path)
-        actual = sha256_bytes(content[name])
-        if actual != checksum:
-            raise IntegrityError(
-                f"{path}: the file is damaged (SHA-256 {actual[:12]}..., recorded {checksum[:12]}...); "
-                "copy the model folder again",
-                code="E-CHK-01",
-            )
-    return content
-
-
-def _bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error})", code="E-DAT-01") from None
-
-
-def _checksums(path: Path) -> dict[str, str]:
-    lines = _bytes(path).decode("ascii", errors="replace").split("\n")
-    matches = [_CHECKSUM_LINE.fullmatch(line) for line in lines[:-1]]
-    found = {match[2]: match[1] for match in matches if match}
-    if lines[-1] or len(found) != len(matches) or not set(_CONTENT) <= set(found):
-        raise IntegrityError(
-            f"{path}: the file is damaged; wanted a checksum and a name a line, for {', '.join(_CONTENT)}",
-            code="E-CHK-01",
-        )
-    return found
-
-
 def _description(folder: Path, content: bytes) -> dict[str, Any]:
     path = folder / DESCRIPTION
     try:
         description = json.loads(content)
         version = description["schema_version"]
+        if description.get("kind", KIND) != KIND:
+            raise DataError(
+                f"{folder}: this model makes images, and segments none; wanted one trained to segment (for images: "
+                "'scantling generate')",
+                code="E-MOD-03",
+            )
         if isinstance(version, int) and version > SCHEMA_VERSION:
             raise IntegrityError(
                 f"{path}: written by a newer release (schema {version}, this one reads up to "
@@ -209,26 +160,6 @@ def _plan(folder: Path, description: dict[str, Any]) -> Plan:
         return Plan.parse(description["plan"], where=str(folder / DESCRIPTION))
     except ConfigError as error:
         raise IntegrityError(error.message, code="E-CHK-02") from None
-
-
-def _replace(folder: Path, fresh: Path) -> None:
-    """Put `fresh` in the place of `folder`; only between the two renames is there no model."""
-    old = _beside(folder, "old")
-    replaces = folder.exists()
-    if replaces:
-        folder.rename(old)
-    try:
-        fresh.rename(folder)
-    except OSError:
-        if replaces:
-            old.rename(folder)
-        raise
-    sync_folder(folder.parent)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _beside(folder: Path, kind: str) -> Path:
-    return folder.with_name(f".{kind}-{folder.name}-{uuid.uuid4().hex[:12]}")
 
 
 def _last_line(error: Exception) -> str:

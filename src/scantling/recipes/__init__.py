@@ -2,20 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from typing import Any, Final, final
 
 import torch
 
 from scantling.config import Config, nearest
-from scantling.data.plan import Plan
 from scantling.errors import ConfigError
 from scantling.recipes.recipe import Recipe
-from scantling.recipes.supervised import Supervised
 
-RECIPES: Final[dict[str, type[Recipe]]] = {
-    "supervised": Supervised,
-}
+
+@final
+class _Recipes(Mapping[str, type[Recipe]]):
+    """Recipes by name; a recipe's file is imported when it is asked for, so that a run pays for its own alone."""
+
+    def __init__(self, classes: Mapping[str, str]) -> None:
+        self._classes = classes
+
+    def __getitem__(self, name: str) -> type[Recipe]:
+        class_name = self._classes[name]
+        recipe: type[Recipe] = getattr(import_module(f"{__name__}.{name}"), class_name)
+        return recipe
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._classes)
+
+    def __len__(self) -> int:
+        return len(self._classes)
+
+
+RECIPES: Final[Mapping[str, type[Recipe]]] = _Recipes(
+    {
+        "supervised": "Supervised",
+        "counterfactual_vae": "CounterfactualVAE",
+    }
+)
+"""The class of each recipe, in the file of the recipe's name."""
 
 
 def parse_settings(name: str, settings: Mapping[str, Any]) -> Config:
@@ -29,8 +52,11 @@ def parse_settings(name: str, settings: Mapping[str, Any]) -> Config:
     return RECIPES[name].config_type.parse(settings, where=f"recipe {name}")
 
 
-def build_recipe(name: str, settings: Mapping[str, Any], plan: Plan, generator: torch.Generator) -> Recipe:
+def build_recipe(name: str, settings: Mapping[str, Any], plan: Config, generator: torch.Generator) -> Recipe:
     """A recipe by its name, with what differs from its defaults.
+
+    Args:
+        plan: a `Plan`, or an `ImagePlan` for a recipe that learns images.
 
     Raises:
         ConfigError: as `parse_settings`.
@@ -39,4 +65,4 @@ def build_recipe(name: str, settings: Mapping[str, Any], plan: Plan, generator: 
     return RECIPES[name](config, plan, generator)
 
 
-__all__ = ["RECIPES", "Recipe", "Supervised", "build_recipe", "parse_settings"]
+__all__ = ["RECIPES", "Recipe", "build_recipe", "parse_settings"]

@@ -7,14 +7,15 @@ from (`losses`, `after_step`). The loop never asks which recipe it runs.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from scantling.config import Config
 from scantling.contrast.diagnostics import Diagnostics
-from scantling.data.plan import Plan
 from scantling.views.maker import ViewConfig
 from scantling.views.view import ViewBatch
 
@@ -23,17 +24,25 @@ class Recipe(nn.Module, ABC):
     """A method: a module whose parameters are trained and whose `state_dict` is all that must survive a restart.
 
     Attributes:
+        learns: "segmentation" from images and label maps, or "images" themselves, given what is known of them.
+        run_defaults: settings of a run that suit the method; weaker than any that is given.
         diagnostics: what looks on, for a recipe that contrasts or predicts: `losses` shows it what it compares
             (`observe`), training asks it after each step. It is no part of the recipe's state.
     """
 
     config_type: ClassVar[type[Config]]
+    learns: ClassVar[Literal["segmentation", "images"]] = "segmentation"
+    run_defaults: ClassVar[Mapping[str, Any]] = MappingProxyType({})
     uses_unlabelled: ClassVar[bool] = False
     diagnostics: Diagnostics | None = None
 
     @abstractmethod
-    def __init__(self, config: Config, plan: Plan, generator: torch.Generator) -> None:
-        """Build every network and head; all initial weights are drawn from `generator`."""
+    def __init__(self, config: Config, plan: Config, generator: torch.Generator) -> None:
+        """Build every network and head; all initial weights are drawn from `generator`.
+
+        Args:
+            plan: `data.plan.Plan`, or `counterfactuals.image_plan.ImagePlan` for a recipe that learns images.
+        """
         super().__init__()
 
     @abstractmethod
@@ -57,4 +66,7 @@ class Recipe(nn.Module, ABC):
 
     @abstractmethod
     def deployable(self) -> nn.Module:
-        """The network that prediction needs: image batch in, logits of all classes out."""
+        """The network that is averaged, validated and saved.
+
+        One that learns segmentation takes an image batch to the logits of all classes.
+        """

@@ -71,6 +71,11 @@ class RunFacts:
     hashes: Mapping[str, str]
 
     @property
+    def of_images(self) -> bool:
+        """Whether the run learnt images, and not how to segment them."""
+        return self.plan.get("kind") == "image_model"
+
+    @property
     def classes(self) -> tuple[str, ...]:
         """Foreground classes of the plan, in the order of their colours."""
         return tuple(self.plan.get("classes", {}).get("names", ()))[1:]

@@ -49,6 +49,11 @@ def _validation_chart(facts: RunFacts) -> str:
     scored = [epoch for epoch in facts.epochs if epoch.get("validation")]
     if not scored:
         return ""
+    if facts.of_images:
+        bounds = [number_or_nan(epoch["validation"].get("bound")) for epoch in scored]
+        line = Line(name="bound", x=steps_of(scored), y=bounds, colour="#222222", markers=True)
+        title = "Bound on the log-likelihood of validation images (higher is better; chooses the checkpoint)"
+        return chart_over_steps([line], facts.epochs, y_label="nats a value", title=title)
     columns = [("mean", [epoch["validation"].get("mean_dice") for epoch in scored], "#222222")]
     for k, name in enumerate(facts.classes[:7], start=1):
         values = [epoch["validation"].get("per_class", {}).get(name) for epoch in scored]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import scantling
 from scantling.reports.contrast import contrast_section
 from scantling.reports.data_sheet import data_section
 from scantling.reports.facts import RunFacts
-from scantling.reports.html import Markup, element, join
+from scantling.reports.html import Child, Markup, element, join
 from scantling.reports.learning import curves_section
 from scantling.reports.repetition import repeat_section
 from scantling.reports.results import (
@@ -24,7 +25,8 @@ from scantling.reports.wording import NOTHING, counted, moment, readable
 
 def page(facts: RunFacts) -> Markup:
     """The whole HTML document."""
-    title = f"{facts.plan.get('dataset') or facts.data_sheet.get('name') or 'Run'}: segmentation report"
+    name = facts.plan.get("dataset") or facts.data_sheet.get("name") or "Run"
+    title = f"{name}: {'image model' if facts.of_images else 'segmentation'} report"
     recipe = readable(str(facts.status.get("recipe", NOTHING)))
     n = len(active_warnings(facts))
     dimensions = facts.plan.get("dimensions")
@@ -34,17 +36,9 @@ def page(facts: RunFacts) -> Markup:
         moment(facts.status.get("finished") or facts.status.get("started") or ""),
         f"status {facts.status.get('status', NOTHING)}" + (f", with {counted(n, 'warning')}" if n else ""),
     ]
-    head = element(
-        "head",
-        element("meta", charset="utf-8"),
-        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        element("meta", http_equiv="Content-Security-Policy", content=_POLICY),
-        element("title", title),
-        element("style", Markup(_style())),
-    )
     sections = (
         verdict_section(facts),
-        added_section(facts),
+        None if facts.of_images else added_section(facts),
         worst_section(facts),
         failures_section(facts),
         data_section(facts),
@@ -52,6 +46,19 @@ def page(facts: RunFacts) -> Markup:
         contrast_section(facts),
         reliability_section(facts),
         repeat_section(facts),
+    )
+    return document(title, about, sections)
+
+
+def document(title: str, about: Sequence[str], sections: Sequence[Child]) -> Markup:
+    """A whole HTML document in the house's style: title, a line about it, sections; it needs no other file."""
+    head = element(
+        "head",
+        element("meta", charset="utf-8"),
+        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        element("meta", http_equiv="Content-Security-Policy", content=_POLICY),
+        element("title", title),
+        element("style", Markup(_style())),
     )
     footer = element("footer", f"Written by scantling {scantling.__version__}. Not a medical device.")
     top = element("header", element("h1", title), element("p", "  ·  ".join(part for part in about if part)))

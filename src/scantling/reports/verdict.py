@@ -35,6 +35,9 @@ class Verdict:
 def verdict(facts: RunFacts) -> Verdict:
     """The verdict on the held-out cases; without any, the sentence says that there is no score."""
     evaluation = facts.evaluation
+    if "verdict" in facts.status:
+        split = str(facts.split.get("sentence", ""))
+        return Verdict(before=str(facts.status["verdict"]), score="", after="", caveats=(*_unfinished(facts), split))
     if evaluation is None or not evaluation.patients:
         return Verdict(
             before="Nothing was held out, so nothing can be said about how well new patients are segmented.",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -18,11 +19,10 @@ from scantling.errors import ResourceError
 from scantling.inference.memory import gib, highest_resident_bytes
 from scantling.training.checkpoint import KEPT
 from scantling.training.loop import Loop
-from scantling.training.materials import Materials
 from scantling.training.needs import (
+    Later,
     device_bytes,
     disk_bytes,
-    later_needs,
     state_bytes,
     too_little_memory,
     try_step,
@@ -87,8 +87,12 @@ class Forecast:
         )
 
 
-def forecast(loop: Loop, materials: Materials, *, folder: Path) -> Forecast:
-    """Time, memory and disk of a run, by trial steps on a copy of the recipe and trial passes of the network."""
+def forecast(loop: Loop, later_needs: Callable[[Loop], Later], *, folder: Path) -> Forecast:
+    """Time, memory and disk of a run, by trial steps on a copy of the recipe and trial passes of the network.
+
+    Args:
+        later_needs: finds out what comes beside and after training.
+    """
     held = highest_resident_bytes()
     began = time.perf_counter()
     for step in range(2):
@@ -96,7 +100,7 @@ def forecast(loop: Loop, materials: Materials, *, folder: Path) -> Forecast:
     reading = (time.perf_counter() - began) / 2 if loop.workers == 0 else 0.0
     trial = try_step(loop)
     step_seconds = trial.seconds + reading
-    later = later_needs(loop, materials)
+    later = later_needs(loop)
     state = state_bytes(loop)
     needs = [
         (held, "preparing"),
@@ -125,7 +129,7 @@ def forecast(loop: Loop, materials: Materials, *, folder: Path) -> Forecast:
         memory=memory,
         stage=stage,
         device_memory=device_bytes(loop, state),
-        disk=present + disk_bytes(loop, materials, checkpoints=checkpoints),
+        disk=present + disk_bytes(loop, later, checkpoints=checkpoints),
         present_disk=present,
         free_disk=shutil.disk_usage(folder).free,
     )

@@ -306,7 +306,7 @@ class Loop:
             "learning_rate": state.learning_rate,
             "samples_per_second": None if math.isnan(self._rate) else round(self._rate, 2),
             "skipped": state.skipped,
-            "validation": None if score is None else {"mean_dice": score.mean_dice, "per_class": dict(score.per_class)},
+            "validation": None if score is None else {score.measure: score.score, "per_class": dict(score.per_class)},
             **({"contrast": epoch_means(state)} if state.observed else {}),
         }
         self.run_folder.append_log("epoch", **facts)
@@ -331,8 +331,9 @@ class Loop:
                 score = self.validate(network.eval())
         finally:
             network.train(was_training)
-        if self.state.best_score is None or score.mean_dice > self.state.best_score:
-            self.state.best_score, self.state.validations_since_best = score.mean_dice, 0
+        if self.state.best_score is None or score.score > self.state.best_score:
+            self.state.best_score, self.state.validations_since_best = score.score, 0
+            self.state.measure = score.measure
             self._best = {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
         else:
             self.state.validations_since_best += 1
@@ -355,6 +356,7 @@ class Loop:
                 samples_per_second=self._rate,
                 seconds_left=left,
                 score=self.state.best_score,
+                measure=self.state.measure,
             )
         )
 

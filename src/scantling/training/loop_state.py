@@ -43,10 +43,16 @@ class LoopConfig(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class Validation:
-    """Score of a network on the inner validation patients: mean Dice and the Dice of each class."""
+    """Score of a network on the inner validation patients; the highest chooses the checkpoint.
 
-    mean_dice: float
-    per_class: Mapping[str, float]
+    Attributes:
+        measure: what `score` is, under which it is logged.
+        per_class: the same of each class, where there are classes.
+    """
+
+    score: float
+    measure: str = "mean_dice"
+    per_class: Mapping[str, float] = field(default_factory=dict)
 
 
 Validate = Callable[[nn.Module], Validation]
@@ -61,6 +67,7 @@ class LoopState:
         patch_size: of the views, once memory did not suffice for the plan's.
         retries: how often the run became smaller for want of memory.
         logged_step: step of the last epoch's end.
+        measure: what `best_score` is.
         extended: progress and learning rate where the run was made longer.
         sums, counted: of the terms, over the steps since the last epoch's end.
         observed: sums and counts of what the diagnostics saw since then.
@@ -79,6 +86,7 @@ class LoopState:
     extended: list[float] | None = None
     learning_rate: float = 0.0
     best_score: float | None = None
+    measure: str = "mean_dice"
     validations_since_best: int = 0
     sums: dict[str, float] = field(default_factory=dict)
     counted: int = 0

@@ -19,11 +19,12 @@ from scantling.data.store import PreparedSet, Store
 from scantling.errors import DataError, PlanMismatch
 from scantling.files import read_json, write_json
 from scantling.networks import PRESETS, check_network_plan
-from scantling.recipes import RECIPES
+from scantling.recipes import RECIPES, parse_settings
 from scantling.training.config import RunConfig
 from scantling.training.progress import Display
 from scantling.training.run_folder import RunFolder
 from scantling.training.watchdog import NOTICE_AFTER, Watchdog
+from scantling.views.maker import ViewConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +66,7 @@ def gather(
     for line in inspection.summary_lines():
         display.say(line)
     manifest = inspection.usable
-    _keep_lock(run, manifest, inspection)
+    keep_lock(run, manifest, inspection)
     split = Split.load(run.split) if run.split.is_file() else _split(manifest, config)
     if run.writable:
         split.save(run.split)
@@ -81,9 +82,12 @@ def gather(
     display.say(f"Plan: {describe(plan)}")
     for decision, reason in plan.reasons.items():
         display.detail(f"  {decision}: {reason}")
-    store = Store(_cache_folder(run))
+    store = Store(cache_folder(run))
     unlabelled = split.unlabelled if RECIPES[config.recipe].uses_unlabelled else ()
-    train = _prepared(store, (*split.train, *unlabelled), manifest, plan, display)
+    others = _shows_alternatives(config)
+    train = _prepared(store, (*split.train, *unlabelled), manifest, plan, display, alternatives=others)
+    if others:
+        display.say(_alternatives_sentence(train))
     validation = _prepared(store, split.validation, manifest, plan, display)
     for note in (*train.notes, *validation.notes):
         display.say(note)
@@ -147,7 +151,15 @@ def _plan(
     return plan.model_copy(update={"network": network, "patch_size": patch, "mirror_axes": mirror})
 
 
-def _prepared(store: Store, case_ids: Sequence[str], manifest: Manifest, plan: Plan, display: Display) -> PreparedSet:
+def _prepared(
+    store: Store,
+    case_ids: Sequence[str],
+    manifest: Manifest,
+    plan: Plan,
+    display: Display,
+    *,
+    alternatives: bool = False,
+) -> PreparedSet:
     """The cases in the store; one that takes more than a minute is said by name."""
     with Watchdog(display.say, notice_after=NOTICE_AFTER) as dog:
 
@@ -155,7 +167,20 @@ def _prepared(store: Store, case_ids: Sequence[str], manifest: Manifest, plan: P
             dog.at(f"preparing case {case_ids[done]}" if done < len(case_ids) else None)
 
         at(0, len(case_ids))
-        return store.prepare([manifest.case(c) for c in case_ids], manifest, plan, at)
+        return store.prepare([manifest.case(c) for c in case_ids], manifest, plan, at, alternatives=alternatives)
+
+
+def _shows_alternatives(config: RunConfig) -> bool:
+    """Whether the recipe's views show other images of an anatomy than its own."""
+    views = getattr(parse_settings(config.recipe, config.settings), "views", None)
+    return isinstance(views, ViewConfig) and views.image_of_view != "own"
+
+
+def _alternatives_sentence(prepared: PreparedSet) -> str:
+    having = sum(bool(case.alternatives) for case in prepared.cases)
+    if not having:
+        return "Views: no case has a counterfactual, so all views show its own image; see 'scantling generate'."
+    return f"Views: {prepared.n_alternatives} counterfactuals of {having} of {len(prepared.cases)} cases are shown too"
 
 
 def _recipe_sentence(config: RunConfig, split: Split) -> str:
@@ -202,7 +227,7 @@ def _searched_classes(manifest: Manifest, split: Split, config: RunConfig, displ
     )
 
 
-def _keep_lock(run: RunFolder, manifest: Manifest, inspection: Inspection) -> None:
+def keep_lock(run: RunFolder, manifest: Manifest, inspection: Inspection) -> None:
     """Write the lock of a new run; on resume, refuse data that is no longer what the run was started with."""
     if not run.lock.is_file():
         write_lock(manifest, run.lock)
@@ -211,7 +236,7 @@ def _keep_lock(run: RunFolder, manifest: Manifest, inspection: Inspection) -> No
         raise PlanMismatch(f"{manifest.name}: {changed[0]}; restore the file, or start a new run", code="E-PLN-05")
 
 
-def _cache_folder(run: RunFolder) -> Path:
+def cache_folder(run: RunFolder) -> Path:
     """Prepared cases live in `SCANTLING_CACHE`, where several runs share them, else in the run folder."""
     named = os.environ.get("SCANTLING_CACHE")
     return Path(named) if named else run.path / "cache"

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
 from scantling.inference.memory import gib, highest_resident_bytes, resident_bytes
 from scantling.training.loop import Loop
-from scantling.training.materials import Materials
-from scantling.training.needs import later_needs, state_bytes, too_little_memory, try_step, worker_bytes
+from scantling.training.needs import Later, state_bytes, too_little_memory, try_step, worker_bytes
 
 MARGIN: Final = 0.95
 """Share of a budget that larger parts of a batch may use: two trials of the same step differ by a few per cent."""
@@ -24,13 +24,14 @@ class FitDecision:
     sentence: str
 
 
-def fit_budget(loop: Loop, materials: Materials, *, budget: int, resumed: bool = False) -> FitDecision:
+def fit_budget(loop: Loop, later_needs: Callable[[Loop], Later], *, budget: int, resumed: bool = False) -> FitDecision:
     """Make a run keep to `budget` bytes of memory, the least change first; the loop is left so.
 
     A batch is computed in parts whose gradients are added, then workers are given up. Trial steps begin with the
     smallest parts, and larger ones are tried only where they must fit, so finding out does not break the budget.
 
     Args:
+        later_needs: finds out what comes beside and after training.
         resumed: the parts are those of the run so far, whatever they take: others would change its bits.
 
     Raises:
@@ -39,7 +40,7 @@ def fit_budget(loop: Loop, materials: Materials, *, budget: int, resumed: bool =
     wanted_workers, batch = loop.workers, loop.samples.size(0)
     if (held := highest_resident_bytes()) > budget:
         raise too_little_memory(held, "preparing", budget)
-    state, later = state_bytes(loop), later_needs(loop, materials)
+    state, later = state_bytes(loop), later_needs(loop)
     if later.memory + state > budget:
         raise too_little_memory(later.memory + state, later.stage, budget)
     before = resident_bytes()

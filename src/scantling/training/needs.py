@@ -44,12 +44,18 @@ REPORT_BYTES: Final = 1_500_000
 
 @dataclass(frozen=True, kw_only=True)
 class Later:
-    """What comes beside and after training: bytes with what is held already, though not the state; and seconds."""
+    """What comes beside and after training.
+
+    Attributes:
+        memory: bytes with what is held already, though not the state; `stage` says when.
+        disk: bytes of what is written after training beside the model.
+    """
 
     memory: int
     stage: str
     validation_seconds: float
     held_out_seconds: float
+    disk: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +103,14 @@ def later_needs(loop: Loop, materials: Materials) -> Later:
             batches = len(prediction_window(geometry, plan, device=device.type).batches)
             held_out += batches * pass_seconds + CASE_SECONDS + VOXEL_SECONDS * voxels
     stage = max(needs, key=lambda name: needs[name])
-    return Later(memory=needs[stage], stage=stage, validation_seconds=validation_seconds, held_out_seconds=held_out)
+    voxels = sum(math.prod(geometry.shape) for geometry in _held_out_geometries(materials))
+    return Later(
+        memory=needs[stage],
+        stage=stage,
+        validation_seconds=validation_seconds,
+        held_out_seconds=held_out,
+        disk=int(LABEL_BYTES * voxels),
+    )
 
 
 def _raise(needs: dict[str, int], stage: str, count: int) -> None:
@@ -158,13 +171,12 @@ def device_bytes(loop: Loop, state: int) -> int | None:
     return int(torch.cuda.max_memory_allocated(loop.device)) + state - module_bytes(loop.recipe)
 
 
-def disk_bytes(loop: Loop, materials: Materials, *, checkpoints: int) -> int:
-    """What is still to be written: checkpoints, the model, label maps, the report."""
+def disk_bytes(loop: Loop, later: Later, *, checkpoints: int) -> int:
+    """What is still to be written: checkpoints, the model, what comes after training, the report."""
     weights = module_bytes(loop.deployable())
     average = weights if loop.config.optimisation.average_decay > 0 else 0
     checkpoint = module_bytes(loop.recipe) + state_bytes(loop) + average
-    voxels = sum(math.prod(geometry.shape) for geometry in _held_out_geometries(materials))
-    return checkpoints * checkpoint + weights + int(LABEL_BYTES * voxels) + REPORT_BYTES
+    return checkpoints * checkpoint + weights + later.disk + REPORT_BYTES
 
 
 def too_little_memory(needed: float, stage: str, budget: float) -> ResourceError:

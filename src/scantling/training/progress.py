@@ -8,7 +8,13 @@ from typing import Protocol, runtime_checkable
 
 @dataclass(frozen=True, kw_only=True)
 class Moment:
-    """How far a run is: share in [0, 1], step, mean loss of late, samples a second, seconds left, last score."""
+    """How far a run is.
+
+    Attributes:
+        progress: share in [0, 1].
+        loss: its mean of late.
+        score: the best so far, None before the first; `measure` says of what.
+    """
 
     progress: float
     step: int
@@ -16,6 +22,7 @@ class Moment:
     samples_per_second: float
     seconds_left: float
     score: float | None
+    measure: str = "mean_dice"
 
 
 @runtime_checkable

@@ -83,6 +83,7 @@ class Stepper:
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == torch.float16)
         self._buffers = list(recipe.buffers())
         self._buffers_before = [buffer.clone() for buffer in self._buffers]
+        self._outstanding = False  # gradients that are neither taken nor undone
         self._terms: nn.Module = _Terms(recipe)
         if process_count() > 1:
             self._terms = DistributedDataParallel(self._terms)
@@ -102,6 +103,7 @@ class Stepper:
             diagnostics.begin(step)
         if self._buffers:
             torch._foreach_copy_(self._buffers_before, self._buffers)
+        self._outstanding = True
         self.recipe.zero_grad(set_to_none=True)
         totals = self._accumulate(
             self._terms, samples, step, patch_size, part_shares(batch_size, process_count(), parts)
@@ -123,14 +125,16 @@ class Stepper:
         if self.average is not None:
             self.average.update(self.recipe.deployable())
         self.recipe.after_step()
+        self._outstanding = False
 
     def undo(self) -> None:
-        """Make the last `backward` not have happened."""
-        if self._buffers:
+        """Make the last `backward` not have happened; what was taken stays."""
+        if self._buffers and self._outstanding:
             torch._foreach_copy_(self._buffers, self._buffers_before)
         self.recipe.zero_grad(set_to_none=True)
         if self.recipe.diagnostics is not None:
             self.recipe.diagnostics.drop()
+        self._outstanding = False
 
     def skip(self) -> None:
         """`undo` for gradients that are not finite: a loss scale that was too large becomes smaller."""

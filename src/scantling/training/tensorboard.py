@@ -31,8 +31,8 @@ class TensorBoard:
         scalars = {f"loss/{name}": value for name, value in event["losses"].items()}
         scalars |= {name: event[name] for name in ("learning_rate", "samples_per_second") if event[name] is not None}
         if event["validation"] is not None:
-            scalars["validation/mean_dice"] = event["validation"]["mean_dice"]
-            scalars |= {f"validation/{name}": value for name, value in event["validation"]["per_class"].items()}
+            scores = {**event["validation"], **event["validation"]["per_class"]}
+            scalars |= {f"validation/{name}": value for name, value in scores.items() if name != "per_class"}
         scalars |= _by_path("contrast", event.get("contrast", {}))
         for name, value in scalars.items():
             self._writer.add_scalar(name, value, event["step"])

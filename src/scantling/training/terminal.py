@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
+from typing import Final
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 from scantling.training.progress import Moment, duration
+
+_MEASURES: Final = {"mean_dice": "Dice"}
 
 
 class Terminal:
@@ -58,7 +61,7 @@ class Terminal:
 
 
 def _facts(moment: Moment) -> str:
-    score = "" if moment.score is None else f"  Dice {moment.score:.3f}"
+    score = "" if moment.score is None else f"  {_MEASURES.get(moment.measure, moment.measure)} {moment.score:.3f}"
     return (
         f"step {moment.step}  loss {moment.loss:.3f}{score}  {moment.samples_per_second:.1f} samples/s  "
         f"{duration(moment.seconds_left)} left"

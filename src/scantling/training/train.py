@@ -3,45 +3,33 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import nn
 
-from scantling.data.dataset import PatchDataset
-from scantling.data.plan import Plan
-from scantling.data.planning import DeviceKind
 from scantling.errors import ConfigError, DataError, Interrupted, ScantlingError
-from scantling.files import disk_errors, read_json, write_atomic, write_json
-from scantling.inference.device import device_memory_gb, resolve_device
-from scantling.inference.model_folder import save_model
-from scantling.networks import load_initial
+from scantling.files import disk_errors, read_json, write_json
+from scantling.inference.device import resolve_device
 from scantling.processes import launched, process_count, process_rank
-from scantling.recipes import build_recipe, parse_settings
-from scantling.seeding import torch_generator
-from scantling.training.batches import StepSamples
+from scantling.recipes import parse_settings
 from scantling.training.checkpoint import has_checkpoint
 from scantling.training.config import RunConfig
 from scantling.training.distributed import agree, joined_processes, lost_process_named, wait_for_all
 from scantling.training.environment import command_line, environment
 from scantling.training.forecast import forecast
-from scantling.training.held_out import held_out_seconds, score_held_out
 from scantling.training.interruption import BrokenOff, StopSignals, stop_signals
 from scantling.training.loop import Loop
 from scantling.training.loop_state import LoopConfig
-from scantling.training.materials import Materials, gather
 from scantling.training.memory_budget import fit_budget
-from scantling.training.observations import active_warnings
 from scantling.training.progress import Display, Silent
+from scantling.training.road import Road, loop_config
+from scantling.training.roads import road_of
 from scantling.training.run_folder import RunFolder, now
 from scantling.training.run_lock import run_lock
-from scantling.training.validation import inner_validation
 
 
 def start(
@@ -64,7 +52,7 @@ def start(
         Interrupted: stopped by a signal, or another process of the run ended; `resume` goes on.
     """
     parse_settings(config.recipe, config.settings)
-    given = None if plan is None else Plan.parse(read_json(plan), where=str(plan))
+    given = None if plan is None else road_of(config.recipe).plan_type.parse(read_json(plan), where=str(plan))
     with joined_processes(resolve_device(config.device)) as device:
         if process_rank() == 0:
             RunFolder.create(out, overwrite=overwrite)
@@ -156,7 +144,7 @@ def _threads(wanted: int | None) -> Iterator[None]:
 def _longer(run: RunFolder, config: RunConfig, steps: int | None, seconds: float | None) -> LoopConfig | None:
     if steps is None and seconds is None:
         return None
-    now_ = _loop_config(run, config)
+    now_ = loop_config(run, config)
     if (now_.steps is None) != (steps is None) or (seconds is not None and steps is not None):
         kind, option = ("time", "--time") if now_.steps is None else ("steps", "--steps")
         raise ConfigError(f"{run.path.name}: its length is measured in {kind}; give {option} alone", code="E-CFG-31")
@@ -206,9 +194,10 @@ def _carry_on(
     longer: LoopConfig | None,
     dry_run: bool,
 ) -> None:
+    road = road_of(config.recipe)(run, config, device=device, display=display)
     with stop.breakable():
-        materials = _gather_in_turn(run, config, device, display)
-    loop = _build_loop(run, config, materials, device, display, stop)
+        _gather_in_turn(road)
+    loop = road.loop(stop)
     resumed = has_checkpoint(run.checkpoints)
     if resumed:
         for complaint in loop.restore():
@@ -216,20 +205,20 @@ def _carry_on(
         display.say(f"Going on from step {loop.state.step}.")
     if config.budget_ram_gib is not None:
         budget = int(config.budget_ram_gib * 2**30)
-        fitted = fit_budget(loop, materials, budget=budget, resumed=resumed)
+        fitted = fit_budget(loop, road.later, budget=budget, resumed=resumed)
         display.say(fitted.sentence)
         run.append_log("fitted", parts=2**fitted.splits, workers=fitted.workers, sentence=fitted.sentence)
     if not resumed and config.time_seconds is not None:
-        reserve = held_out_seconds(loop, materials, device)
+        reserve = road.reserve_seconds(loop)
         left = config.time_seconds - (time.monotonic() - began) - reserve - 3 * loop.trial()
         _, seconds = agree(False, max(left, 0.2 * config.time_seconds))
         loop.config = loop.config.model_copy(update={"seconds": seconds})
     if longer is not None:
         _make_longer(run, config, loop, longer, display, resumed=resumed)
-    needs = forecast(loop, materials, folder=run.path)
+    needs = forecast(loop, road.later, folder=run.path)
     display.say(needs.sentence())
     needs.require(ram_gib=config.budget_ram_gib, disk_gib=config.budget_disk_gib)
-    display.say(f"Validation: {materials.split.sentence}")
+    display.say(f"Validation: {road.sentence}")
     display.say(f"Stop any time with Ctrl-C; {run.how_to_resume}")
     run.update(
         status="training",
@@ -253,24 +242,23 @@ def _carry_on(
         return
     network = loop.run()
     if run.writable:
-        _finish(run, config, materials, loop, network.eval(), device=device, display=display, stop=stop, began=began)
+        road.finish(loop, network.eval(), stop=stop)
+        run.update(status="finished", finished=now(), seconds=round(time.monotonic() - began, 1))
 
 
-def _gather_in_turn(run: RunFolder, config: RunConfig, device: torch.device, display: Display) -> Materials:
+def _gather_in_turn(road: Road) -> None:
     """The first process prepares; the others find everything on disk."""
-    kind: DeviceKind = "cuda" if device.type == "cuda" else "cpu"
-    if not run.writable:
+    if not road.run.writable:
         wait_for_all()
-    materials = gather(run, config, device_kind=kind, memory_gb=device_memory_gb(device), display=display)
-    if run.writable:
+    road.gather()
+    if road.run.writable:
         wait_for_all()
-    if (batch := materials.plan.batch_size) < process_count():
+    if road.batch_size < process_count():
         raise ConfigError(
-            f"plan.batch_size {batch}: smaller than the {process_count()} processes that share it; start fewer "
-            "processes, or --set plan.batch_size to a multiple of their number",
+            f"plan.batch_size {road.batch_size}: smaller than the {process_count()} processes that share it; start "
+            "fewer processes, or --set plan.batch_size to a multiple of their number",
             code="E-CFG-32",
         )
-    return materials
 
 
 def _make_longer(
@@ -287,109 +275,3 @@ def _make_longer(
         kept = {"steps": longer.steps} if longer.steps is not None else {"seconds": longer.seconds}
         config.model_copy(update={"training": config.training.model_copy(update=kept)}).save(run.config)
         run.seal(run.config.name)
-
-
-def _finish(
-    run: RunFolder,
-    config: RunConfig,
-    materials: Materials,
-    loop: Loop,
-    network: nn.Module,
-    *,
-    device: torch.device,
-    display: Display,
-    stop: StopSignals,
-    began: float,
-) -> None:
-    """Save the model, predict and score what was held out."""
-    plan = materials.plan.model_copy(update={"patch_size": loop.patch_size})
-    materials = replace(materials, plan=plan)
-    meta = _meta(config, materials, loop)
-    save_model(run.model, network, plan, meta)
-    run.update(
-        status="predicting",
-        steps=loop.state.step,
-        skipped_steps=loop.state.skipped,
-        contrast_warnings=active_warnings(loop.state),
-        training_seconds=round(loop.state.elapsed, 1),
-    )
-    display.close()  # of the bar
-    if materials.split.heldout:
-        display.say(f"Predicting and scoring {len(materials.split.heldout)} held-out cases.")
-    with stop.breakable():
-        evaluation = score_held_out(
-            run, materials, network, meta, device=device, seed=config.seed, display=display, stop=stop
-        )
-    if evaluation is not None:
-        save_model(run.model, network, plan, {**meta, "held_out": evaluation.headline()})
-    run.update(status="finished", finished=now(), seconds=round(time.monotonic() - began, 1))
-
-
-def _build_loop(
-    run: RunFolder,
-    config: RunConfig,
-    materials: Materials,
-    device: torch.device,
-    display: Display,
-    stop: StopSignals,
-) -> Loop:
-    plan = materials.plan
-    recipe = build_recipe(config.recipe, config.settings, plan, torch_generator(config.seed, "weights"))
-    if config.init is not None and not has_checkpoint(run.checkpoints):
-        report = load_initial(recipe.deployable(), Path(config.init), plan.network)
-        display.say(str(report))
-        if run.writable:
-            write_atomic(run.path / "transfer.txt", str(report).encode())
-    samples = StepSamples(
-        PatchDataset(
-            materials.train,
-            plan,
-            seed=config.seed,
-            samples_per_epoch=plan.batch_size * config.training.steps_per_epoch,
-            include_unlabelled=recipe.uses_unlabelled,
-        ),
-        plan.batch_size,
-        config.training.steps_per_epoch,
-        rank=process_rank(),
-        processes=process_count(),
-    )
-    loop = Loop(
-        recipe,
-        samples,
-        _loop_config(run, config),
-        patch_size=plan.patch_size,
-        run=run,
-        seed=config.seed,
-        device=device,
-        patch_divisor=tuple(math.prod(strides) for strides in zip(*plan.network.strides, strict=True)),
-        workers=config.workers,
-        display=display,
-        stop=stop,
-        breakable=stop.breakable,
-    )
-    if materials.validation.cases:
-        loop.validate = inner_validation(materials.validation.cases, plan, device=device, precision=loop.precision)
-    return loop
-
-
-def _loop_config(run: RunFolder, config: RunConfig) -> LoopConfig:
-    """The loop's settings; a run limited by time keeps, when resumed, the seconds it was given at its start."""
-    if config.training.steps is not None:
-        return config.training
-    promised = run.status().get("budget_seconds") or config.training.seconds or config.time_seconds or 1200.0
-    return config.training.model_copy(update={"seconds": promised})
-
-
-def _meta(config: RunConfig, materials: Materials, loop: Loop) -> dict[str, Any]:
-    return {
-        "recipe": config.recipe,
-        "seed": config.seed,
-        "dataset": materials.manifest.name,
-        "n_training_cases": len(materials.split.train),
-        "n_validation_cases": len(materials.split.validation),
-        "n_held_out_cases": len(materials.split.heldout),
-        "validation": materials.split.sentence,
-        "steps": loop.state.step,
-        "training_seconds": round(loop.state.elapsed, 1),
-        "selected_on": None if loop.state.best_score is None else {"validation_mean_dice": loop.state.best_score},
-    }

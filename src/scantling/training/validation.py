@@ -50,7 +50,7 @@ def inner_validation(
         present = reference_size > 0
         dice = np.where(present, 2 * both / np.maximum(predicted_size + reference_size, 1), np.nan)
         per_class = {name: float(dice[k]) for k, name in enumerate(plan.classes.names) if k and present[k]}
-        return Validation(mean_dice=float(np.mean(list(per_class.values()))) if per_class else 0.0, per_class=per_class)
+        return Validation(score=float(np.mean(list(per_class.values()))) if per_class else 0.0, per_class=per_class)
 
     return validate
 

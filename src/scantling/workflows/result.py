@@ -55,9 +55,8 @@ class RunResult:
         """The verdict, what was wrong when training ended, and where things are."""
         if self.status["status"] != "finished":
             return f"{self.status['status']}: {self.path}"
-        verdict = (
-            "No case was held out, so there is no score." if self.evaluation is None else self.evaluation.verdict()
-        )
+        none = self.status.get("verdict", "No case was held out, so there is no score.")
+        verdict = none if self.evaluation is None else self.evaluation.verdict()
         cautions = "".join(f"\nWarning, as training ended: {sentence}." for sentence in self.warnings)
         return f"{verdict}{cautions}\nmodel:  {self.path / 'model'}\nreport: {self.report}"
 

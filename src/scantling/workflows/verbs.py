@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from scantling.evaluation.evaluate import Evaluation, evaluate_folders
 from scantling.evaluation.surface import Convention
 from scantling.files import new_folder
 from scantling.inference.predict import PredictionRun, predict_folder
+from scantling.recipes import RECIPES
 from scantling.reports.pictures import draw_worst_cases
 from scantling.reports.report import write_report
 from scantling.training import train as training
@@ -63,8 +64,8 @@ def train(
 ) -> RunResult:
     """From a folder to a validated model and a report; `scantling train` is this call.
 
-    Three layers decide a run, weakest first: defaults, the file `config`, what is given here (None gives
-    nothing); `settings` lie on top.
+    Four layers decide a run, weakest first: defaults, what the recipe's defaults change of them, the file `config`,
+    what is given here (None gives nothing); `settings` lie on top.
 
     Args:
         time: budget of the whole run, in seconds or as "20m"; 20 minutes where neither it nor `steps` is given.
@@ -97,7 +98,11 @@ def train(
     for name, value in given.items():
         if value is not None:
             _lay(values, name, value)
-    resolved = RunConfig.parse(apply_overrides(values, settings), where="train")
+    values = apply_overrides(values, settings)
+    name = values.get("recipe", "supervised")
+    if isinstance(name, str) and name in RECIPES:
+        values = _under(RECIPES[name].run_defaults, values)
+    resolved = RunConfig.parse(values, where="train")
     if resolved.training.steps is not None and time is not None:
         raise ConfigError("--time and --steps: a run ends by the clock or by its steps; give one", code="E-CFG-17")
     if resolved.time_seconds is None and resolved.training.steps is None and resolved.training.seconds is None:
@@ -283,6 +288,15 @@ def _lay(values: dict[str, Any], dotted: str, value: Any) -> None:
     for parent in parents:
         values = values.setdefault(parent, {})
     values[last] = value
+
+
+def _under(defaults: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """`values`, and of nested tables of defaults what they do not say."""
+    merged = {**defaults, **values}
+    for name, default in defaults.items():
+        if isinstance(default, Mapping) and isinstance(merged[name], Mapping):
+            merged[name] = _under(default, merged[name])
+    return merged
 
 
 def _names(text: str | Sequence[str] | None) -> tuple[str, ...] | None:

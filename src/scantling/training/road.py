@@ -1,0 +1,80 @@
+"""What stands around the loop for one purpose: what is gathered before it, and what is made of its network."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from scantling.config import Config
+from scantling.training.config import RunConfig
+from scantling.training.interruption import StopSignals
+from scantling.training.loop import Loop
+from scantling.training.loop_state import LoopConfig
+from scantling.training.needs import Later
+from scantling.training.progress import Display
+from scantling.training.run_folder import RunFolder
+
+
+class Road(ABC):
+    """A run but for its loop; the loop, its checkpoints and budgets are the same on every road.
+
+    Whatever a road decides is in the run folder before the first step, and found there by a resumed run.
+
+    Attributes:
+        plan_type: of what stands in `plan.json`.
+    """
+
+    plan_type: ClassVar[type[Config]]
+
+    def __init__(self, run: RunFolder, config: RunConfig, *, device: torch.device, display: Display) -> None:
+        self.run, self.config, self.device, self.display = run, config, device, display
+
+    @abstractmethod
+    def gather(self) -> None:
+        """Everything up to the first step; comes before all else.
+
+        Raises:
+            DataError: nothing to learn from.
+            PlanMismatch: the data changed since the run was started.
+        """
+
+    @property
+    @abstractmethod
+    def batch_size(self) -> int:
+        """Samples in a step of all processes."""
+
+    @property
+    @abstractmethod
+    def sentence(self) -> str:
+        """Who is learnt from, who chooses the checkpoint, who is held out."""
+
+    @abstractmethod
+    def loop(self, stop: StopSignals) -> Loop:
+        """The loop at its first step."""
+
+    @abstractmethod
+    def later(self, loop: Loop) -> Later:
+        """What validations, and the work after training, will need."""
+
+    @abstractmethod
+    def reserve_seconds(self, loop: Loop) -> float:
+        """Time to keep for the work after training."""
+
+    @abstractmethod
+    def finish(self, loop: Loop, network: nn.Module, *, stop: StopSignals) -> None:
+        """Save the model, and measure it on what was held out; only the first process comes here.
+
+        Args:
+            network: what the loop trained, in evaluation mode.
+        """
+
+
+def loop_config(run: RunFolder, config: RunConfig) -> LoopConfig:
+    """The loop's settings; a run limited by time keeps, when resumed, the seconds it was given at its start."""
+    if config.training.steps is not None:
+        return config.training
+    promised = run.status().get("budget_seconds") or config.training.seconds or config.time_seconds or 1200.0
+    return config.training.model_copy(update={"seconds": promised})
