@@ -21,12 +21,12 @@ from scantling.counterfactuals.source_image import SourceImage, read_source
 from scantling.counterfactuals.table import Row
 from scantling.data.case import Case
 from scantling.data.layouts import open_dataset
-from scantling.data.plan import Plan
-from scantling.errors import PlanMismatch
+from scantling.data.plan import ClassPlan, Plan
+from scantling.errors import ConfigError, PlanMismatch
 from scantling.inference.generate import generate_folder
 from scantling.inference.group_realism import realism_by_intervention
 from scantling.inference.predictor import Predictor
-from scantling.inference.soundness_check import SoundnessCheck, segment_with
+from scantling.inference.soundness_check import SoundnessCheck, segment_with, stored_masks
 
 
 @pytest.fixture
@@ -172,6 +172,30 @@ def test_a_trained_network_segments_image_and_counterfactual(
     assert check(images, made)[0].identity_dice == 1  # 40 brighter everywhere: the same pixels lie above the mean
     with pytest.raises(PlanMismatch, match="learnt from 2D images of 2 channels, the image model on 2D images of 1"):
         segment_with(above_mean(make_plan(2, 2, channels=("a", "b"), patch_size=(16, 16))), generator.plan)
+
+
+def test_a_stored_mask_stands_for_what_the_network_sees_in_the_image(
+    data: Path, make_plan: Callable[..., Plan], above_mean: Callable[[Plan], Predictor]
+) -> None:
+    generator = make_generator(data)
+    classes = ClassPlan(names=("background", "square"), stored=((0,), (7,)))
+    predictor = above_mean(make_plan(2, 2, patch_size=(16, 16), classes=classes))
+    segment, manifest = segment_with(predictor, generator.plan), open_dataset(data)
+    images, made = pairs(data, generator, ("case0", {"scanner": "B"}), ("case1", {"scanner": "A"}))
+    check = SoundnessCheck(
+        generator.source, generator.plan, generator.graph, segment=segment,
+        mask=stored_masks(manifest, predictor.plan, ("silver", "full")),
+    )  # fmt: skip
+    for image, other, found in zip(images, made, check(images, made), strict=True):
+        square = np.asarray(Image.open(data / "pictures" / f"{image.case_id}_label.png")) > 0
+        seen = other.channels[0] > other.channels[0].mean()
+        by_hand = 2 * (square & seen).sum() / (square.sum() + seen.sum())
+        assert found.identity_dice == pytest.approx(by_hand)
+    absent = stored_masks(manifest, predictor.plan, ("silver",))
+    assert absent(images[0]) is None
+    assert absent(replace(images[0], case_id="nobody")) is None
+    with pytest.raises(ConfigError, match="class 'bright': not a class of this data set"):
+        stored_masks(manifest, make_plan(2, 2, patch_size=(16, 16)), ("full",))
 
 
 def test_realism_compares_with_real_images_that_are_so_by_nature(tmp_path: Path) -> None:

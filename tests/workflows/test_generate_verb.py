@@ -234,3 +234,11 @@ def test_ctrl_c_ends_in_one_sentence_and_the_same_command_goes_on(data: Path, ru
     assert "the same command goes on from there" in done.stderr
     assert not (out / "cases.csv").exists()
     assert len(generate(run, data, out, do="scanner=other").records) == N
+
+
+def test_masks_need_a_segmenter_and_a_kind_of_annotation(data: Path, run: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="give --segmenter RUN"):
+        generate(run, data, tmp_path / "out", do="scanner=B", masks="silver")
+    with pytest.raises(ConfigError, match="'golden': no kind of annotation"):
+        generate(run, data, tmp_path / "out", do="scanner=B", masks="golden")
+    assert not (tmp_path / "out").exists()

@@ -33,6 +33,9 @@ def generate(
         ),
     ] = None,
     segmenter: Annotated[Path | None, Option(help="Run folder of a segmentation model: does the anatomy stay?")] = None,
+    masks: Annotated[
+        str | None, Option(help="Compare with these annotations where there are any: full,silver. Needs --segmenter.")
+    ] = None,
     limit: Annotated[
         list[str] | None,
         Option(help="What is rejected, repeatable: identity_dice=0.95; composition=none switches one off."),
@@ -51,8 +54,9 @@ def generate(
     from scantling.workflows.generate import generate as run_generate
 
     result = run_generate(
-        run, data, out, do=do, together=together, source=source, segmenter=segmenter, limits=limit or (), cases=cases,
-        batch_size=batch_size, seed=seed, layout=layout, device=device, overwrite=overwrite, quiet=quiet,
+        run, data, out, do=do, together=together, source=source, segmenter=segmenter, masks=masks or (),
+        limits=limit or (), cases=cases, batch_size=batch_size, seed=seed, layout=layout, device=device,
+        overwrite=overwrite, quiet=quiet,
     )  # fmt: skip
     print(json.dumps(result.to_json()) if as_json else result.text())
     for sentence in result.failures.values():

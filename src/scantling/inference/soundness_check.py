@@ -25,13 +25,19 @@ from scantling.counterfactuals.soundness_measures import (
 )
 from scantling.counterfactuals.source_image import ModelImage, SourceImage, to_model
 from scantling.counterfactuals.sources import CounterfactualSource, FolderSource
+from scantling.data.case import LabelKind
 from scantling.data.image_io import MedicalImage
+from scantling.data.manifest import Manifest
+from scantling.data.plan import Plan
+from scantling.data.prepare import annotated_classes, read_matching_label
 from scantling.errors import PlanMismatch
 from scantling.inference.predictor import Predictor
 from scantling.shapes import Images
 
 Segment: TypeAlias = Callable[[SourceImage], Integer[np.ndarray, "*spatial"]]
 """Image -> label map of class indices on the image's own grid."""
+Mask: TypeAlias = Callable[[SourceImage], Integer[np.ndarray, "*spatial"] | None]
+"""The same by somebody else, or None where there is none; IGNORE where nobody looked."""
 
 
 @final
@@ -43,6 +49,8 @@ class SoundnessCheck:
         judge_scores: its scores on unseen patients; attributes that it reads little better than by chance are not
             asked about. None asks about all.
         segment: of images and counterfactuals alike; None leaves identity unknown.
+        mask: an image's label map by somebody else, such as a silver mask, which the counterfactual's is then compared
+            with; the segmenter's own stands where it gives None. IGNORE does not count.
     """
 
     def __init__(
@@ -54,9 +62,10 @@ class SoundnessCheck:
         judge: AttributePredictor | None = None,
         judge_scores: Mapping[str, float] | None = None,
         segment: Segment | None = None,
+        mask: Mask | None = None,
     ) -> None:
         self.source, self.plan, self.graph = source, plan, graph
-        self.judge, self.segment = judge, segment
+        self.judge, self.segment, self.mask = judge, segment, mask
         self.asked: Collection[str] | None = None
         if judge is not None and judge_scores is not None:
             self.asked = readable(judge_scores, graph.attributes)
@@ -132,10 +141,16 @@ class SoundnessCheck:
     ) -> list[float]:
         if self.segment is None:
             return [math.nan] * len(images)
-        own = {case_id: self.segment(image) for case_id, image in distinct.items()}
+        own = {case_id: self._anatomy(image) for case_id, image in distinct.items()}
         return [
             identity_dice(own[image.case_id], self.segment(other)) for image, other in zip(images, others, strict=True)
         ]
+
+    def _anatomy(self, image: SourceImage) -> Integer[np.ndarray, "*spatial"]:
+        """The label map that the counterfactual's must resemble."""
+        assert self.segment is not None
+        drawn = None if self.mask is None else self.mask(image)
+        return self.segment(image) if drawn is None else drawn
 
 
 def _stacked(images: Sequence[ModelImage]) -> Images:
@@ -161,3 +176,27 @@ def segment_with(predictor: Predictor, plan: ImagePlan) -> Segment:
         return predictor.predict([whole]).label_map
 
     return segment
+
+
+def stored_masks(manifest: Manifest, plan: Plan, kinds: Sequence[LabelKind]) -> Mask:
+    """The annotations of a data set as what `SoundnessCheck` compares with.
+
+    Args:
+        plan: of the segmenter, whose classes count; an annotation that was not made for all of them does not.
+        kinds: best first.
+
+    Raises:
+        ConfigError: a class of the segmenter is none of the data set's.
+    """
+    cases = {case.case_id: case for case in manifest.real}
+    classes = manifest.classes.subset(plan.classes.names)
+
+    def mask(image: SourceImage) -> Integer[np.ndarray, "*spatial"] | None:
+        case = cases.get(image.case_id)
+        annotation = None if case is None else case.annotation(kinds)
+        if annotation is None or annotation.kind == "none" or not all(annotated_classes(annotation, plan)):
+            return None
+        stored = read_matching_label(annotation, image.geometry)
+        return classes.to_index(stored, ignore=annotation.ignore)
+
+    return mask

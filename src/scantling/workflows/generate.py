@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from scantling.config import nearest
 from scantling.counterfactuals.counterfactual import CounterfactualGenerator, ImageModelSource
 from scantling.counterfactuals.model_files import ImageModel, find_image_model, load_image_model
 from scantling.counterfactuals.ready_made import FILE_NAME as READY_MADE
@@ -20,7 +21,7 @@ from scantling.counterfactuals.sources import (
     FolderSource,
     ImageFunction,
 )
-from scantling.data.case import Case
+from scantling.data.case import LABEL_KINDS, Case, LabelKind
 from scantling.data.layouts import open_dataset
 from scantling.data.manifest import Manifest
 from scantling.data.splits import Split
@@ -31,7 +32,7 @@ from scantling.inference.generate import generate_folder
 from scantling.inference.generation_run import GenerationRun
 from scantling.inference.interventions import parse_interventions
 from scantling.inference.predictor import Predictor
-from scantling.inference.soundness_check import SoundnessCheck, segment_with
+from scantling.inference.soundness_check import SoundnessCheck, segment_with, stored_masks
 from scantling.reports.counterfactuals import write_counterfactual_report
 from scantling.workflows.case_progress import case_progress
 
@@ -47,6 +48,7 @@ def generate(
     together: bool = False,
     source: str | Path | ImageFunction | None = None,
     segmenter: Path | str | None = None,
+    masks: str | Sequence[str] = (),
     limits: Sequence[str] | Mapping[str, float | None] | SoundnessLimits = (),
     cases: str | Sequence[str] | None = None,
     batch_size: int | None = None,
@@ -69,6 +71,8 @@ def generate(
         source: None is the image model; "appearance" maps grey values between the values of one attribute, without
             any training; a folder has ready-made images; or a function, see `ImageFunction`.
         segmenter: run folder of a segmentation model, which tells whether the anatomy stayed.
+        masks: kinds of annotations, "full,silver": where a case has one, the segmenter's label map of the
+            counterfactual is compared with that, and not with the segmenter's own of the image.
         limits: of soundness, "identity_dice=0.95"; "none" switches one off. Judged anew when a folder is gone on with.
         cases: ids; None is every case.
 
@@ -85,10 +89,12 @@ def generate(
     learnt = _learnt_from(Path(run))
     chosen = _source(source, model, manifest, texts, learnt, batch_size=batch_size)
     predictor = None if segmenter is None else Predictor.load(Path(segmenter), device=device)
+    kinds = _label_kinds(masks, predictor)
     scores = {name: math.nan if v is None else float(v) for name, v in (model.meta.get("judge") or {}).items()}
     check = SoundnessCheck(
         chosen, model.plan, model.graph, judge=model.judge, judge_scores=scores or None,
         segment=None if predictor is None else segment_with(predictor, model.plan),
+        mask=None if predictor is None or not kinds else stored_masks(manifest, predictor.plan, kinds),
     )  # fmt: skip
     names = _names(cases)
     with case_progress(quiet) as progress:
@@ -105,6 +111,7 @@ def generate(
             provenance={
                 "model_sha256": model.weights_sha256,
                 "segmenter_sha256": "" if predictor is None else predictor.model.weights_sha256,
+                "masks": list(kinds),
                 **_provenance(chosen),
             },
             facts={
@@ -182,6 +189,19 @@ def _provenance(source: CounterfactualSource) -> dict[str, str]:
     if isinstance(source, FolderSource):
         return {"source_sha256": sha256_file(source.folder / READY_MADE)}
     return {"attribute": source.attribute} if isinstance(source, AppearanceSource) else {}
+
+
+def _label_kinds(masks: str | Sequence[str], predictor: Predictor | None) -> tuple[LabelKind, ...]:
+    wanted = _names(masks)
+    for kind in wanted:
+        if kind not in LABEL_KINDS or kind == "none":
+            raise ConfigError(f"--masks {kind!r}: no kind of annotation{nearest(kind, LABEL_KINDS)}", code="E-GEN-11")
+    if wanted and predictor is None:
+        raise ConfigError(
+            "--masks: are compared with what a segmentation network sees in the counterfactual; give --segmenter RUN",
+            code="E-GEN-11",
+        )
+    return tuple(kind for kind in LABEL_KINDS if kind in wanted)
 
 
 def _names(cases: str | Sequence[str] | None) -> tuple[str, ...]:
