@@ -11,7 +11,7 @@ import pytest
 import scantling
 
 ORDER = (
-    "errors", "shapes", "files", "sealed_folder", "config", "seeding", "processes",
+    "errors", "shapes", "files", "sealed_folder", "markdown", "config", "seeding", "processes",
     "data", "evaluation", "views", "networks", "losses", "contrast", "targets", "counterfactuals",
     "recipes", "inference", "training", "figures", "reports", "federated", "workflows", "cli",
 )  # fmt: skip

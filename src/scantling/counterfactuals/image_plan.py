@@ -15,6 +15,7 @@ from scantling.counterfactuals.hvae_layout import HVAEConfig
 from scantling.data.case import Case
 from scantling.data.fingerprint import ChannelFacts, Fingerprint, fingerprint
 from scantling.data.manifest import Manifest
+from scantling.data.planning import channel_names
 from scantling.errors import ConfigError
 
 SCHEMA_VERSION: Final = 1
@@ -160,7 +161,7 @@ def derive_image_plan(
         dataset=manifest.name,
         modality=facts.modality,
         image_axes=axes,
-        channels=_channel_names(manifest, len(facts.channels)),
+        channels=channel_names(manifest, len(facts.channels)),
         axis_order=facts.axis_order,
         size=size,
         batch_size=batch_size or min(max(_STEP_PIXELS // math.prod(size), 4), 16),
@@ -197,14 +198,6 @@ def _scaling(channel: ChannelFacts, facts: Fingerprint, reasons: dict[str, str])
         return ChannelScaling(scheme="fixed", low=low, high=high)
     reasons["scaling"] = "no fixed scale: each image's own 0.5-99.5 percentiles"
     return ChannelScaling(scheme="own")
-
-
-def _channel_names(manifest: Manifest, n: int) -> tuple[str, ...]:
-    if len(manifest.channels) == n:
-        return manifest.channels
-    if len(manifest.channels) == 1 and n == 3:
-        return ("red", "green", "blue")
-    return tuple(f"channel_{index}" for index in range(n))
 
 
 def _by(size: tuple[int, ...]) -> str:

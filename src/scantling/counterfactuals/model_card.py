@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from scantling.counterfactuals.attributes import Attribute
 from scantling.counterfactuals.fitted_graph import FittedGraph
 from scantling.counterfactuals.image_plan import ImagePlan
+from scantling.markdown import bullets, escaped, known
 
 
 def image_model_card(plan: ImagePlan, graph: FittedGraph, meta: Mapping[str, Any], *, version: str) -> str:
@@ -20,8 +20,8 @@ def image_model_card(plan: ImagePlan, graph: FittedGraph, meta: Mapping[str, Any
     """
     size = " x ".join(map(str, plan.size))
     sections = [
-        f"# Images of {_text(plan.dataset)} given {_text(', '.join(graph.parents))}",
-        f"Written by scantling {_text(version)}.",
+        f"# Images of {escaped(plan.dataset)} given {escaped(', '.join(graph.parents))}",
+        f"Written by scantling {escaped(version)}.",
         "## Intended use",
         "For research only: to ask how the same patient's image might look under another scanner, sex or finding. What "
         "it makes is a guess that no scanner took, and must never be read for a diagnosis, nor mixed unmarked with "
@@ -29,60 +29,46 @@ def image_model_card(plan: ImagePlan, graph: FittedGraph, meta: Mapping[str, Any
         "unless the causal graph says which causes which. Judge every counterfactual before using it ('scantling "
         "generate' does).",
         "## Input and output",
-        _bullets(
+        bullets(
             [
-                f"modality: {_text(plan.modality) or 'not recorded'}",
-                f"channels: {_text(', '.join(plan.channels))}",
+                f"modality: {escaped(plan.modality) or 'not recorded'}",
+                f"channels: {escaped(', '.join(plan.channels))}",
                 f"{'volumes' if plan.image_axes == 3 else 'pictures'}, seen stretched to {size}; a change is written "
                 "on each image's own grid, so what is finer than that is kept and never changed",
             ]
         ),
         "## Attributes",
-        _bullets([_described(attribute) for attribute in graph.attributes]),
+        bullets([_described(attribute) for attribute in graph.attributes]),
         "## Training data",
-        _bullets(
+        bullets(
             [
-                f"data set: {_text(plan.dataset)}",
-                f"training cases: {_known(meta, 'n_training_cases')}",
-                f"cases for choosing the checkpoint: {_known(meta, 'n_validation_cases')}",
-                f"split: {_known(meta, 'validation')}",
+                f"data set: {escaped(plan.dataset)}",
+                f"training cases: {known(meta, 'n_training_cases')}",
+                f"cases for choosing the checkpoint: {known(meta, 'n_validation_cases')}",
+                f"split: {known(meta, 'validation')}",
             ]
         ),
         "## The judge of its counterfactuals",
         _judge(meta),
         "## Training",
-        _bullets([f"{name}: {_known(meta, name)}" for name in ("recipe", "seed", "steps", "selected_on")]),
+        bullets([f"{name}: {known(meta, name)}" for name in ("recipe", "seed", "steps", "selected_on")]),
     ]
     return "\n\n".join(sections) + "\n"
 
 
 def _described(attribute: Attribute) -> str:
-    values = ", ".join(map(_text, attribute.values)) or f"mean {attribute.mean:.4g}, deviation {attribute.scale:.4g}"
-    causes = f", caused by {_text(', '.join(attribute.parents))}" if attribute.parents else ""
-    return f"{_text(attribute.name)}: {attribute.kind} ({values}){causes}"
+    values = ", ".join(map(escaped, attribute.values)) or f"mean {attribute.mean:.4g}, deviation {attribute.scale:.4g}"
+    causes = f", caused by {escaped(', '.join(attribute.parents))}" if attribute.parents else ""
+    return f"{escaped(attribute.name)}: {attribute.kind} ({values}){causes}"
 
 
 def _judge(meta: Mapping[str, Any]) -> str:
     scores = meta.get("judge")
     if not isinstance(scores, Mapping) or not scores:
         return "None: whether a counterfactual shows what was asked for cannot be measured with this model."
-    lines = [f"{_text(name)}: {'not defined' if value is None else f'{value:.3f}'}" for name, value in scores.items()]
+    lines = [f"{escaped(name)}: {'not defined' if value is None else f'{value:.3f}'}" for name, value in scores.items()]
     head = (
         "How it reads each attribute from real images of patients it has not seen: the share of values read rightly, "
         "each value counting alike, or of a number the share of its variance that is explained:"
     )
-    return f"{head}\n\n{_bullets(lines)}"
-
-
-def _known(meta: Mapping[str, Any], name: str) -> str:
-    return _text(meta[name]) if meta.get(name) is not None else "not recorded"
-
-
-def _bullets(lines: Sequence[str]) -> str:
-    return "\n".join(f"- {line}" for line in lines)
-
-
-def _text(value: object) -> str:
-    """Text of the user's as Markdown shows it, never as markup."""
-    escaped = html.escape(str(value), quote=False)
-    return "".join(f"\\{c}" if c in "\\`*[]|#" else " " if c in "\r\n" else c for c in escaped)
+    return f"{head}\n\n{bullets(lines)}"

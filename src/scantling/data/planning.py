@@ -94,7 +94,7 @@ def derive_plan(
         modality=fingerprint.modality,
         image_axes=2 if fingerprint.image_axes == 2 else 3,
         dimensions=chosen,
-        channels=_channel_names(manifest, len(fingerprint.channels)),
+        channels=channel_names(manifest, len(fingerprint.channels)),
         classes=ClassPlan(names=manifest.classes.names, stored=manifest.classes.stored),
         label_kinds=tuple(label_kinds),
         axis_order=fingerprint.axis_order,
@@ -219,7 +219,8 @@ def _intensity(facts: ChannelFacts, fingerprint: Fingerprint, reasons: dict[str,
     return IntensityPlan(scheme="percentile", nonzero_only=masked)
 
 
-def _channel_names(manifest: Manifest, n: int) -> tuple[str, ...]:
+def channel_names(manifest: Manifest, n: int) -> tuple[str, ...]:
+    """Names of the `n` channels that files hold: the manifest's, the colours of a picture, or numbers."""
     if len(manifest.channels) == n:
         return manifest.channels
     if len(manifest.channels) == 1 and n == 3:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from scantling.data.plan import Plan
+from scantling.markdown import bullets, escaped, known
 
 
 def model_card(plan: Plan, meta: Mapping[str, Any], *, version: str) -> str:
@@ -18,17 +18,17 @@ def model_card(plan: Plan, meta: Mapping[str, Any], *, version: str) -> str:
     """
     channels = len(plan.channels)
     sections = [
-        f"# Segmentation of {_text(', '.join(plan.classes.names[1:]))}",
-        f"Written by scantling {_text(version)}.",
+        f"# Segmentation of {escaped(', '.join(plan.classes.names[1:]))}",
+        f"Written by scantling {escaped(version)}.",
         "## Intended use",
         "For research only. It is not a medical device: nobody has shown that it is fit for diagnosis or "
         "treatment. On images from another scanner, population or protocol than the training images its "
         "score is unknown; evaluate it there first ('scantling evaluate').",
         "## Input and output",
-        _bullets(
+        bullets(
             [
-                f"modality: {_text(plan.modality) or 'not recorded'}",
-                f"{channels} channel{'s' if channels > 1 else ''}: {_text(', '.join(plan.channels))}",
+                f"modality: {escaped(plan.modality) or 'not recorded'}",
+                f"{channels} channel{'s' if channels > 1 else ''}: {escaped(', '.join(plan.channels))}",
                 f"{'volumes' if plan.image_axes == 3 else 'pictures'}, segmented "
                 f"{'slice by slice' if plan.dimensions < plan.image_axes else f'in {plan.dimensions}D'}",
                 f"resampled to {_grid(plan)}; the result is given on each image's own grid",
@@ -36,18 +36,18 @@ def model_card(plan: Plan, meta: Mapping[str, Any], *, version: str) -> str:
         ),
         _class_rows(plan),
         "## Training data",
-        _bullets(
+        bullets(
             [
-                f"data set: {_text(plan.dataset)}",
+                f"data set: {escaped(plan.dataset)}",
                 f"labels: {', '.join(plan.label_kinds)}",
-                f"training cases: {_known(meta, 'n_training_cases')}",
-                f"cases for choosing the checkpoint: {_known(meta, 'n_validation_cases')}",
+                f"training cases: {known(meta, 'n_training_cases')}",
+                f"cases for choosing the checkpoint: {known(meta, 'n_validation_cases')}",
             ]
         ),
         "## Score on held-out cases",
         _held_out(meta),
         "## Training",
-        _bullets([f"{name}: {_known(meta, name)}" for name in ("recipe", "seed", "steps")]),
+        bullets([f"{name}: {known(meta, name)}" for name in ("recipe", "seed", "steps")]),
     ]
     return "\n\n".join(sections) + "\n"
 
@@ -64,7 +64,7 @@ def _held_out(meta: Mapping[str, Any]) -> str:
     else:
         lines += ["None: no case was held out, or none was scored. Do not quote a score for this model."]
     if meta.get("validation"):
-        lines += ["", f"Split: {_text(meta['validation'])}"]
+        lines += ["", f"Split: {escaped(meta['validation'])}"]
     if meta.get("selected_on"):
         lines += [
             "",
@@ -77,7 +77,7 @@ def _held_out(meta: Mapping[str, Any]) -> str:
 def _class_rows(plan: Plan) -> str:
     rows = ["| class | value in the label map |", "| --- | --- |"]
     names = zip(plan.classes.names, plan.classes.stored, strict=True)
-    return "\n".join([*rows, *(f"| {_text(name)} | {stored[0]} |" for name, stored in names)])
+    return "\n".join([*rows, *(f"| {escaped(name)} | {stored[0]} |" for name, stored in names)])
 
 
 def _grid(plan: Plan) -> str:
@@ -86,26 +86,12 @@ def _grid(plan: Plan) -> str:
 
 
 def _facts(facts: Mapping[str, Any]) -> str:
-    return _bullets([f"{_text(name)}: {_value(value)}" for name, value in facts.items()])
+    return bullets([f"{escaped(name)}: {_value(value)}" for name, value in facts.items()])
 
 
 def _value(value: Any) -> str:
     if isinstance(value, Mapping):
-        return ", ".join(f"{_text(name)} {_value(part)}" for name, part in value.items())
+        return ", ".join(f"{escaped(name)} {_value(part)}" for name, part in value.items())
     if isinstance(value, Sequence) and not isinstance(value, str):
         return "[" + ", ".join(_value(part) for part in value) + "]"
-    return f"{value:.4g}" if isinstance(value, float) else "not defined" if value is None else _text(value)
-
-
-def _known(meta: Mapping[str, Any], name: str) -> str:
-    return _text(meta[name]) if meta.get(name) is not None else "not recorded"
-
-
-def _bullets(lines: Sequence[str]) -> str:
-    return "\n".join(f"- {line}" for line in lines)
-
-
-def _text(value: object) -> str:
-    """Text of the user's as Markdown shows it, never as markup."""
-    escaped = html.escape(str(value), quote=False)
-    return "".join(f"\\{c}" if c in "\\`*[]|#" else " " if c in "\r\n" else c for c in escaped)
+    return f"{value:.4g}" if isinstance(value, float) else "not defined" if value is None else escaped(value)

@@ -29,17 +29,15 @@ from scantling.data.splits import Split, make_split
 from scantling.errors import DataError, PlanMismatch
 from scantling.files import read_json, write_json
 from scantling.inference.memory import resident_bytes
-from scantling.processes import process_count, process_rank
 from scantling.recipes import build_recipe, parse_settings
 from scantling.recipes.counterfactual_vae import CounterfactualVAEConfig
 from scantling.seeding import torch_generator
-from scantling.training.batches import StepSamples
 from scantling.training.image_validation import bound_validation
 from scantling.training.interruption import StopSignals
 from scantling.training.loop import Loop
 from scantling.training.materials import cache_folder, keep_lock
 from scantling.training.needs import Later
-from scantling.training.road import Road, loop_config
+from scantling.training.road import Road
 from scantling.training.watchdog import NOTICE_AFTER, Watchdog
 
 _JUDGE_STEP_SECONDS = 0.05
@@ -102,29 +100,10 @@ class ImageRoad(Road):
         return self.split.sentence
 
     def loop(self, stop: StopSignals) -> Loop:
-        run, config, plan = self.run, self.config, self.plan
+        config, plan = self.config, self.plan
         recipe = build_recipe(config.recipe, config.settings, plan, torch_generator(config.seed, "weights"))
-        samples = StepSamples(
-            self.train,
-            plan.batch_size,
-            config.training.steps_per_epoch,
-            rank=process_rank(),
-            processes=process_count(),
-        )
-        loop = Loop(
-            recipe,
-            samples,
-            loop_config(run, config),
-            patch_size=plan.size,
-            run=run,
-            seed=config.seed,
-            device=self.device,
-            patch_divisor=plan.size,  # the model is for one size: where memory does not suffice, batches get parts
-            workers=config.workers,
-            display=self.display,
-            stop=stop,
-            breakable=stop.breakable,
-        )
+        # the model is for one size: where memory does not suffice, batches are cut, and never the image
+        loop = self.loop_over(recipe, self.train, patch_size=plan.size, patch_divisor=plan.size, stop=stop)
         if self.validation is not None:
             loop.validate = bound_validation(
                 self.validation, seed=config.seed, batch_size=plan.batch_size, device=self.device,

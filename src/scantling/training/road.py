@@ -9,6 +9,9 @@ import torch
 from torch import nn
 
 from scantling.config import Config
+from scantling.processes import process_count, process_rank
+from scantling.recipes.recipe import Recipe
+from scantling.training.batches import SampleSource, StepSamples
 from scantling.training.config import RunConfig
 from scantling.training.interruption import StopSignals
 from scantling.training.loop import Loop
@@ -54,6 +57,35 @@ class Road(ABC):
     @abstractmethod
     def loop(self, stop: StopSignals) -> Loop:
         """The loop at its first step."""
+
+    def loop_over(
+        self,
+        recipe: Recipe,
+        source: SampleSource,
+        *,
+        patch_size: tuple[int, ...],
+        patch_divisor: tuple[int, ...],
+        stop: StopSignals,
+    ) -> Loop:
+        """The loop of a recipe over this process's share of the samples."""
+        config = self.config
+        samples = StepSamples(
+            source, self.batch_size, config.training.steps_per_epoch, rank=process_rank(), processes=process_count()
+        )
+        return Loop(
+            recipe,
+            samples,
+            loop_config(self.run, config),
+            patch_size=patch_size,
+            run=self.run,
+            seed=config.seed,
+            device=self.device,
+            patch_divisor=patch_divisor,
+            workers=config.workers,
+            display=self.display,
+            stop=stop,
+            breakable=stop.breakable,
+        )
 
     @abstractmethod
     def later(self, loop: Loop) -> Later:

@@ -16,10 +16,8 @@ from scantling.files import write_atomic
 from scantling.inference.device import device_memory_gb
 from scantling.inference.model_folder import save_model
 from scantling.networks import load_initial
-from scantling.processes import process_count, process_rank
 from scantling.recipes import build_recipe
 from scantling.seeding import torch_generator
-from scantling.training.batches import StepSamples
 from scantling.training.checkpoint import has_checkpoint
 from scantling.training.held_out import held_out_seconds, score_held_out
 from scantling.training.interruption import StopSignals
@@ -27,7 +25,7 @@ from scantling.training.loop import Loop
 from scantling.training.materials import Materials, gather
 from scantling.training.needs import Later, later_needs
 from scantling.training.observations import active_warnings
-from scantling.training.road import Road, loop_config
+from scantling.training.road import Road
 from scantling.training.validation import inner_validation
 
 
@@ -63,33 +61,15 @@ class SegmentationRoad(Road):
             self.display.say(str(report))
             if run.writable:
                 write_atomic(run.path / "transfer.txt", str(report).encode())
-        samples = StepSamples(
-            PatchDataset(
-                self.materials.train,
-                plan,
-                seed=config.seed,
-                samples_per_epoch=plan.batch_size * config.training.steps_per_epoch,
-                include_unlabelled=recipe.uses_unlabelled,
-            ),
-            plan.batch_size,
-            config.training.steps_per_epoch,
-            rank=process_rank(),
-            processes=process_count(),
-        )
-        loop = Loop(
-            recipe,
-            samples,
-            loop_config(run, config),
-            patch_size=plan.patch_size,
-            run=run,
+        source = PatchDataset(
+            self.materials.train,
+            plan,
             seed=config.seed,
-            device=self.device,
-            patch_divisor=tuple(math.prod(strides) for strides in zip(*plan.network.strides, strict=True)),
-            workers=config.workers,
-            display=self.display,
-            stop=stop,
-            breakable=stop.breakable,
+            samples_per_epoch=plan.batch_size * config.training.steps_per_epoch,
+            include_unlabelled=recipe.uses_unlabelled,
         )
+        divisor = tuple(math.prod(strides) for strides in zip(*plan.network.strides, strict=True))
+        loop = self.loop_over(recipe, source, patch_size=plan.patch_size, patch_divisor=divisor, stop=stop)
         if cases := self.materials.validation.cases:
             loop.validate = inner_validation(cases, plan, device=self.device, precision=loop.precision)
         return loop
