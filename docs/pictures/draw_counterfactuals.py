@@ -21,7 +21,7 @@ from scantling.counterfactuals.source_image import read_source
 from scantling.data.catalog.phantom import ChestCase, chest_image, draw_chest_case
 from scantling.data.layouts import open_dataset
 
-SEED, SIZE, N_TRAIN, ENLARGED = 1, 64, 3000, 2
+SEED, SIZE, N_TRAIN, ENLARGED = 2, 64, 3000, 2
 OTHER: Final = {"A": "B", "B": "A", "none": "effusion", "effusion": "none"}
 TITLES: Final = ("image", "other scanner", "the true one", "other finding", "the true one")
 GAP, HEAD = 6, 20

@@ -21,6 +21,7 @@ _PARTS: Final = {
     "heldout": "held out and scored",
     "unused": "not used",
 }
+_PARTS_OF_IMAGES: Final = {**_PARTS, "train": "trained on", "heldout": "held out"}
 
 
 def data_section(facts: RunFacts) -> Markup:
@@ -96,7 +97,7 @@ def _split_table(facts: RunFacts) -> Markup | None:
         return None
     patients = split.get("patients", {})
     rows: list[Sequence[Child]] = []
-    for part, meaning in _PARTS.items():
+    for part, meaning in (_PARTS_OF_IMAGES if facts.of_images else _PARTS).items():
         cases = split.get(part, ())
         if cases:
             rows.append((meaning, len(cases), len({patients.get(case, case) for case in cases})))
@@ -108,18 +109,34 @@ def _plan(facts: RunFacts) -> Markup | None:
     plan = facts.plan
     if not plan:
         return None
+    pairs = _image_model_facts(plan) if facts.of_images else _segmentation_facts(plan)
+    reasons = [(readable(str(name)), str(reason)) for name, reason in plan.get("reasons", {}).items()]
+    why = element("details", element("summary", "Why the plan is so"), definitions(reasons))
+    return join(element("h3", "Preparation"), definitions(pairs), why if reasons else None)
+
+
+def _image_model_facts(plan: Mapping[str, Any]) -> list[tuple[str, str]]:
+    attributes = [str(attribute.get("name")) for attribute in plan.get("attributes", ())]
+    return [
+        (
+            "size",
+            f"every image stretched to {_times(plan.get('size', ()))}, batch of {plan.get('batch_size', NOTHING)}",
+        ),
+        ("intensities", plan.get("reasons", {}).get("scaling", NOTHING)),
+        ("given", ", ".join(map(readable, attributes)) or NOTHING),
+    ]
+
+
+def _segmentation_facts(plan: Mapping[str, Any]) -> list[tuple[str, str]]:
     network = plan.get("network", {})
     schemes = ", ".join(dict.fromkeys(str(each.get("scheme")) for each in plan.get("intensities", ())))
     kind = readable(str(network.get("kind", NOTHING)))
-    pairs = [
+    return [
         ("grid", f"{_times(plan.get('spacing_mm', ()), own='own')} mm"),
         ("patch", f"{_times(plan.get('patch_size', ()))}, batch of {plan.get('batch_size', NOTHING)}"),
         ("intensities", plan.get("reasons", {}).get("intensities", schemes) or NOTHING),
         ("network", f"{kind}, widths {_times(network.get('features', ()), by=', ')}"),
     ]
-    reasons = [(readable(str(name)), str(reason)) for name, reason in plan.get("reasons", {}).items()]
-    why = element("details", element("summary", "Why the plan is so"), definitions(reasons))
-    return join(element("h3", "Preparation"), definitions(pairs), why if reasons else None)
 
 
 def _problems(facts: RunFacts) -> Markup:
