@@ -173,8 +173,12 @@ class HVAE(nn.Module):
         self.decoder(embedded, self._posterior(images, embedded, generator, kept, [], as_noise=keep == "noise"))
         return Latents(tuple(kept), keep)
 
-    def decode(self, latents: Latents, context: Context) -> Predicted:
+    def decode(self, latents: Latents, context: Context, *, hold_prior: bool = False) -> Predicted:
         """The image that latents make under a context, for the network's own weights the same every time.
+
+        Args:
+            hold_prior: no gradient goes into the prior that turns kept noise into latents. A prior is to be learnt by
+                the bound alone, in which a nat of a coarse latent weighs next to nothing beside any other loss.
 
         Raises:
             PlanMismatch: other latents than this network draws.
@@ -188,7 +192,10 @@ class HVAE(nn.Module):
 
         def draw(block: LatentBlock, resolution: int, streams: Streams, prior: Gaussian) -> Tensor:
             given = next(left)
-            return given if latents.kept == "values" else prior.loc + prior.scale * given
+            if latents.kept == "values":
+                return given
+            loc, scale = (prior.loc.detach(), prior.scale.detach()) if hold_prior else prior
+            return loc + scale * given
 
         return self._likelihood(self.decoder(self.embed(context), draw))
 

@@ -27,7 +27,15 @@ from scantling.counterfactuals.source_image import (
 from scantling.data.case import Case
 from scantling.data.sample import Sample
 from scantling.errors import DataError, IntegrityError, PlanMismatch
-from scantling.files import read_json, require_sha256, sha256_bytes, sha256_file, write_atomic, write_json
+from scantling.files import (
+    one_at_a_time,
+    read_json,
+    require_sha256,
+    sha256_bytes,
+    sha256_file,
+    write_atomic,
+    write_json,
+)
 from scantling.seeding import numpy_generator
 from scantling.shapes import IGNORE, Images
 
@@ -142,24 +150,38 @@ def _stretched(
     for _ in range(_ATTEMPTS):
         if _is_whole(path):
             return path
-        shards = []
-        for start in range(0, len(cases), _SHARD):
-            part = slice(start, start + _SHARD)
-            shard = folder / "parts" / f"{_joined(keys[part])}.npy"
-            if not _is_whole(shard):
-                _write(shard, _shard(cases[part], plan))
-            shards.append(shard)
-            if progress is not None:
-                progress(min(start + _SHARD, len(cases)), len(cases))
-        with contextlib.suppress(FileNotFoundError):  # another process has joined and removed them meanwhile
-            _write_all(path, [np.load(shard, mmap_mode="r") for shard in shards])
-        for shard in shards:
-            shard.unlink(missing_ok=True)
-            _record(shard).unlink(missing_ok=True)
+        (folder / "parts").mkdir(parents=True, exist_ok=True)
+        # others wait a while and find it made; one who waited too long finds its parts removed, and looks again
+        with one_at_a_time(folder / "parts"), contextlib.suppress(FileNotFoundError):
+            if not _is_whole(path):
+                _make(path, folder / "parts", cases, keys, plan, progress)
     raise IntegrityError(
         f"{path}: what is written there does not come back unchanged; check the disk, or choose another cache folder",
         code="E-CHK-03",
     )
+
+
+def _make(
+    path: Path,
+    parts: Path,
+    cases: Sequence[Case],
+    keys: Sequence[str],
+    plan: ImagePlan,
+    progress: Callable[[int, int], object] | None,
+) -> None:
+    shards = []
+    for start in range(0, len(cases), _SHARD):
+        part = slice(start, start + _SHARD)
+        shard = parts / f"{_joined(keys[part])}.npy"
+        if not _is_whole(shard):
+            _write(shard, _shard(cases[part], plan))
+        shards.append(shard)
+        if progress is not None:
+            progress(min(start + _SHARD, len(cases)), len(cases))
+    _write_all(path, [np.load(shard, mmap_mode="r") for shard in shards])
+    for shard in shards:
+        shard.unlink(missing_ok=True)
+        _record(shard).unlink(missing_ok=True)
 
 
 def _key(case: Case, plan: ImagePlan) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from importlib import import_module
 from typing import Any, Final, final
 
@@ -14,31 +14,39 @@ from scantling.recipes.recipe import Recipe
 
 
 @final
-class _Recipes(Mapping[str, type[Recipe]]):
+class _Recipes(MutableMapping[str, type[Recipe]]):
     """Recipes by name; a recipe's file is imported when it is asked for, so that a run pays for its own alone."""
 
-    def __init__(self, classes: Mapping[str, str]) -> None:
-        self._classes = classes
+    def __init__(self, class_names: Mapping[str, str]) -> None:
+        self._recipes: dict[str, str | type[Recipe]] = dict(class_names)
 
     def __getitem__(self, name: str) -> type[Recipe]:
-        class_name = self._classes[name]
-        recipe: type[Recipe] = getattr(import_module(f"{__name__}.{name}"), class_name)
+        recipe = self._recipes[name]
+        if isinstance(recipe, str):
+            found: type[Recipe] = getattr(import_module(f"{__name__}.{name}"), recipe)
+            return found
         return recipe
 
+    def __setitem__(self, name: str, recipe: type[Recipe]) -> None:
+        self._recipes[name] = recipe
+
+    def __delitem__(self, name: str) -> None:
+        del self._recipes[name]
+
     def __iter__(self) -> Iterator[str]:
-        return iter(self._classes)
+        return iter(self._recipes)
 
     def __len__(self) -> int:
-        return len(self._classes)
+        return len(self._recipes)
 
 
-RECIPES: Final[Mapping[str, type[Recipe]]] = _Recipes(
+RECIPES: Final[MutableMapping[str, type[Recipe]]] = _Recipes(
     {
         "supervised": "Supervised",
         "counterfactual_vae": "CounterfactualVAE",
     }
 )
-"""The class of each recipe, in the file of the recipe's name."""
+"""The class of each recipe, in the file of the recipe's name; `RECIPES["mine"] = Mine` adds one in a process."""
 
 
 def parse_settings(name: str, settings: Mapping[str, Any]) -> Config:

@@ -37,6 +37,7 @@ class ConstraintConfig(Config):
             that fools it leaves it at chance, and the constraint without a meaning.
         attributes: those that are set anew; () all of them.
         sparse: attributes that change part of an image only, and the price of a change in mean absolute difference.
+        hold_prior: whether the constraint leaves the prior of the latents to the bound, and moves the decoder alone.
         noise: standard deviation added to what the predictor sees, in units of [-1, 1].
         predictor: its size.
     """
@@ -47,6 +48,7 @@ class ConstraintConfig(Config):
     told: float = Field(default=0.3, ge=0)
     attributes: tuple[str, ...] = ()
     sparse: dict[str, float] = Field(default_factory=dict)
+    hold_prior: bool = True
     noise: float = Field(default=0.02, ge=0)
     predictor: PredictorConfig = PredictorConfig(depth=2)
 
@@ -186,7 +188,7 @@ class CounterfactualVAE(Recipe):
         if step < wanted.start:
             return terms
         changed, which = draw_interventions(contexts, self.attributes, rng, among=self.among)
-        other = self.network.decode(elbo.latents, changed)
+        other = self.network.decode(elbo.latents, changed, hold_prior=wanted.hold_prior)
         counterfactuals = predict_counterfactual(images, elbo.predicted, other)
         share = min((step - wanted.start + 1) / wanted.ramp, 1.0)
         with torch.autocast(images.device.type, enabled=False):
