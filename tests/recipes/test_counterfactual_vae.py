@@ -202,3 +202,20 @@ def test_two_processes_with_unequal_shares_see_the_terms_and_gradients_of_one(
         for name, expected in whole.items():
             torch.testing.assert_close(shared[name], expected, rtol=1e-5, atol=1e-6, msg=name)
     assert max(float(t.abs().max()) for name, t in whole.items() if not name.startswith("term")) > 1e-2
+
+
+def test_the_constraint_can_leave_the_prior_to_the_bound() -> None:
+    found = {}
+    for hold in (False, True):
+        recipe, batch = recipe_and_batch(settings(hold_prior=hold))
+        with torch.no_grad():
+            for parameter in recipe.parameters():
+                parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch_generator(1, "stir")))
+        term = losses_at(recipe, batch, 9)["constraint"]
+        prior = recipe.network.decoder.blocks[-1][-1].prior_block.conv_out.weight  # type: ignore[index, union-attr]
+        (gradient,) = torch.autograd.grad(term, [prior], allow_unused=True)  # type: ignore[list-item]
+        found[hold] = term.detach(), gradient
+    torch.testing.assert_close(found[False][0], found[True][0])  # the same counterfactuals, whoever learns from them
+    latent = recipe.network.config.latent_channels[-1]
+    assert bool(found[False][1][: 2 * latent].any())
+    assert not torch.equal(found[False][1], found[True][1])

@@ -48,7 +48,7 @@ class ConstraintConfig(Config):
     told: float = Field(default=0.3, ge=0)
     attributes: tuple[str, ...] = ()
     sparse: dict[str, float] = Field(default_factory=dict)
-    hold_prior: bool = True
+    hold_prior: bool = False
     noise: float = Field(default=0.02, ge=0)
     predictor: PredictorConfig = PredictorConfig(depth=2)
 
