@@ -219,3 +219,19 @@ def test_the_constraint_can_leave_the_prior_to_the_bound() -> None:
     latent = recipe.network.config.latent_channels[-1]
     assert bool(found[False][1][: 2 * latent].any())
     assert not torch.equal(found[False][1], found[True][1])
+
+
+def test_the_way_back_is_the_distance_of_a_counterfactual_taken_back() -> None:
+    recipe, batch = recipe_and_batch(settings(way_back=2.0))
+    assert "way_back" not in losses_at(recipe, batch, 1)
+    assert (
+        value(losses_at(recipe, batch, 9)["way_back"]) == 0
+    )  # a context without effect changes nothing, there or back
+    with torch.no_grad():
+        for parameter in recipe.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch_generator(1, "stir")))
+    first, full = (losses_at(recipe, batch, step)["way_back"] for step in (2, 9))
+    assert value(full) > 0
+    torch.testing.assert_close(2 * first, full)
+    gradients = torch.autograd.grad(full, list(recipe.network.parameters()), allow_unused=True)
+    assert any(g is not None and bool(g.any()) for g in gradients)
