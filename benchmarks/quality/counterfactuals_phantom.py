@@ -25,7 +25,7 @@ import torch
 import scantling
 from scantling.counterfactuals.appearance import AppearanceSource
 from scantling.counterfactuals.counterfactual import CounterfactualGenerator
-from scantling.counterfactuals.model_files import find_image_model, load_image_model
+from scantling.counterfactuals.model_files import load_image_model
 from scantling.counterfactuals.source_image import SourceImage, read_source
 from scantling.data.catalog.chest_anatomy import draw_chest_anatomy
 from scantling.data.catalog.chest_render import hidden_by_fluid
@@ -34,6 +34,7 @@ from scantling.data.image import MedicalImage
 from scantling.data.layouts import open_dataset
 from scantling.evaluation.statistics import bootstrap_mean
 from scantling.inference.predictor import Predictor
+from scantling.sealed_folder import find_model_folder
 from scantling.training.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[2]
@@ -143,7 +144,7 @@ def main(work: Path) -> None:
         )  # fmt: skip
     if not (segmentation / "report.html").exists():
         scantling.train(data, segmentation, time="4m", quiet=False, overwrite=True)
-    model = load_image_model(find_image_model(run), torch.device("cpu"))
+    model = load_image_model(find_model_folder(run), torch.device("cpu"))
     manifest = open_dataset(data)
     cases = [draw_chest_case(SEED, N_TRAIN + k, "test") for k in range(N_TEST)]
     images = [read_source(manifest.case(case.case_id), 1) for case in cases]

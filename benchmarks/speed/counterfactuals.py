@@ -26,12 +26,13 @@ from scantling.counterfactuals.causal_graph import CausalGraph
 from scantling.counterfactuals.hvae import HVAE
 from scantling.counterfactuals.hvae_layout import HVAEConfig
 from scantling.counterfactuals.image_plan import derive_image_plan
-from scantling.counterfactuals.model_files import find_image_model, load_image_model, save_image_model
+from scantling.counterfactuals.model_files import load_image_model, save_image_model
 from scantling.counterfactuals.table import table_of
 from scantling.data.catalog.phantom import write_chest_phantom
 from scantling.data.layouts import open_dataset
 from scantling.inference.generate import generate_folder
 from scantling.inference.memory import PeakGauge, resident_bytes
+from scantling.sealed_folder import find_model_folder
 from scantling.seeding import torch_generator
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -63,7 +64,7 @@ def measure(work: Path, kind: str, n_cases: int) -> None:
     before, began = resident_bytes(), time.perf_counter()
     with PeakGauge() as gauge:
         if kind == "bare":
-            model = load_image_model(find_image_model(work / "model"), torch.device("cpu"))
+            model = load_image_model(find_model_folder(work / "model"), torch.device("cpu"))
             generate_folder(model.generator(), manifest, out, INTERVENTIONS, cases=names)
         else:
             scantling.generate(work / "model", work / "data", out, do=INTERVENTIONS, cases=names)

@@ -13,6 +13,10 @@ from scantling.errors import DataError, IntegrityError
 from scantling.files import disk_errors, sha256_bytes, sync_folder, write_atomic
 
 CHECKSUMS: Final = "SHA256SUMS"
+MODEL: Final = "model"
+"""The name of the model folder inside a run folder."""
+DESCRIPTION: Final = "model.json"
+"""What a model of any kind says of itself."""
 _LINE: Final = re.compile(r"([0-9a-f]{64})  ([A-Za-z0-9][A-Za-z0-9._-]*)")
 
 
@@ -64,6 +68,26 @@ def read_sealed(folder: Path, *, required: Collection[str], what: str) -> dict[s
                 code="E-CHK-01",
             )
     return content
+
+
+def find_model_folder(run_or_model: Path) -> Path:
+    """The model folder of a run folder, or the folder itself if it is one.
+
+    Raises:
+        DataError: there is no model.
+    """
+    for folder in (run_or_model, run_or_model / MODEL):
+        if (folder / CHECKSUMS).is_file() or (folder / DESCRIPTION).is_file():
+            return folder
+    if (run_or_model / "run.json").is_file():
+        raise DataError(
+            f"{run_or_model}: this run has no model yet; finish it with 'scantling resume {run_or_model}'",
+            code="E-MOD-02",
+        )
+    raise DataError(
+        f"{run_or_model}: no model here; wanted a folder written by 'scantling train', or its model folder",
+        code="E-MOD-01",
+    )
 
 
 def _bytes(path: Path) -> bytes:

@@ -13,7 +13,7 @@ from counterfactuals.toy_image_model import ROWS, graph, greys, network, picture
 from scantling.counterfactuals.attribute_predictor import AttributePredictor, PredictorConfig
 from scantling.counterfactuals.counterfactual import CounterfactualGenerator, ImageModelSource
 from scantling.counterfactuals.model_files import (
-    find_image_model,
+    find_model_folder,
     load_generator,
     load_image_model,
     save_image_model,
@@ -170,7 +170,7 @@ def test_an_edited_description_is_refused(tmp_path: Path, changes: dict[str, Any
 
 def test_a_folder_without_a_model_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no model here"):
-        find_image_model(tmp_path)
+        find_model_folder(tmp_path)
     (tmp_path / "run.json").write_text("{}")
     with pytest.raises(DataError, match="scantling resume"):
         load_generator(tmp_path, CPU)

@@ -14,8 +14,9 @@ import torch
 from scantling.data.plan import ClassPlan, IntensityPlan, NetworkPlan, Plan
 from scantling.errors import DataError, IntegrityError
 from scantling.files import sha256_file
-from scantling.inference.model_folder import find_model_folder, load_model, save_model
+from scantling.inference.model_folder import load_model, save_model
 from scantling.networks import build_network
+from scantling.sealed_folder import find_model_folder
 from scantling.seeding import torch_generator
 
 FILES = ("model.safetensors", "model.json", "MODEL_CARD.md", "SHA256SUMS")

@@ -24,16 +24,14 @@ from scantling.counterfactuals.image_plan import ImagePlan
 from scantling.counterfactuals.model_card import image_model_card
 from scantling.errors import ConfigError, DataError, IntegrityError
 from scantling.files import sha256_bytes
-from scantling.sealed_folder import CHECKSUMS, read_sealed, write_sealed
+from scantling.sealed_folder import DESCRIPTION, find_model_folder, read_sealed, write_sealed
 from scantling.seeding import torch_generator
 
 SCHEMA_VERSION: Final = 1
 KIND: Final = "image_model"
 WEIGHTS: Final = "model.safetensors"
 JUDGE: Final = "judge.safetensors"
-DESCRIPTION: Final = "model.json"
 CARD: Final = "MODEL_CARD.md"
-_IN_RUN: Final = "model"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,26 +152,8 @@ def load_generator(
     Raises:
         DataError, IntegrityError: as `load_image_model`.
     """
-    model = load_image_model(find_image_model(run_or_model), device)
+    model = load_image_model(find_model_folder(run_or_model), device)
     return model.generator(seed=seed, batch_size=batch_size)
-
-
-def find_image_model(run_or_model: Path) -> Path:
-    """The model folder of a run folder, or the folder itself if it is one.
-
-    Raises:
-        DataError: there is no model.
-    """
-    for folder in (run_or_model, run_or_model / _IN_RUN):
-        if (folder / CHECKSUMS).is_file() or (folder / DESCRIPTION).is_file():
-            return folder
-    unfinished = (run_or_model / "run.json").is_file()
-    raise DataError(
-        f"{run_or_model}: this run has no model yet; finish it with 'scantling resume {run_or_model}'"
-        if unfinished
-        else f"{run_or_model}: no model here; wanted a folder written by 'scantling train', or its model folder",
-        code="E-MOD-02" if unfinished else "E-MOD-01",
-    )
 
 
 def _weights(network: nn.Module) -> bytes:

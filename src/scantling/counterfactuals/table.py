@@ -29,7 +29,7 @@ def row_of(case: Case) -> dict[str, str]:
 
 def table_of(manifest: Manifest) -> tuple[dict[str, str], ...]:
     """A row for every real case, counterfactuals left out; all rows have the columns that any of them has."""
-    rows = [row_of(case) for case in manifest.cases if case.counterfactual_of is None]
+    rows = [row_of(case) for case in manifest.real]
     columns = dict.fromkeys(name for row in rows for name, text in row.items() if text.strip())
     return tuple({name: row.get(name, "").strip() for name in columns} for row in rows)
 

@@ -104,7 +104,7 @@ def generate_folder(
         if progress is not None:
             progress("comparing with real images")
         usable = [record for record in records if not verdict(record.soundness, limits)]
-        distances = realism_by_intervention(usable, _real(manifest), work.check, out, seed=generator.seed)
+        distances = realism_by_intervention(usable, manifest.real, work.check, out, seed=generator.seed)
     except KeyboardInterrupt:
         raise Interrupted(
             f"stopped with {len(work.present)} counterfactuals in {out}; the same command goes on from there",
@@ -117,13 +117,9 @@ def generate_folder(
     )  # fmt: skip
 
 
-def _real(manifest: Manifest) -> tuple[Case, ...]:
-    return tuple(case for case in manifest.cases if case.counterfactual_of is None)
-
-
 def _chosen(manifest: Manifest, names: Sequence[str]) -> tuple[Case, ...]:
     """Real cases, in the order of the table."""
-    known = {case.case_id: case for case in _real(manifest)}
+    known = {case.case_id: case for case in manifest.real}
     for name in names:
         if name not in known:
             raise ConfigError(f"case {name!r}: no real case of the data set{nearest(name, known)}", code="E-GEN-04")

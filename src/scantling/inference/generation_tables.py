@@ -51,7 +51,7 @@ def write_data_set(manifest: Manifest, records: Sequence[Record], limits: Soundn
 
     The path of the table. A counterfactual has the patient, the split and the fold of its real case.
     """
-    real = {case.case_id: case for case in manifest.cases if case.counterfactual_of is None}
+    real = {case.case_id: case for case in manifest.real}
     made = [_case(record, real[record.counterfactual_of], limits, folder) for record in records]
     whole = replace(manifest, root=folder, cases=(*real.values(), *made))
     return cases_csv.write(whole, folder, overwrite=True)

@@ -19,14 +19,11 @@ from scantling.errors import ConfigError, DataError, IntegrityError
 from scantling.files import sha256_bytes
 from scantling.inference.model_card import model_card
 from scantling.networks import build_network
-from scantling.sealed_folder import CHECKSUMS, read_sealed, write_sealed
+from scantling.sealed_folder import DESCRIPTION, read_sealed, write_sealed
 from scantling.seeding import torch_generator
 
 SCHEMA_VERSION: Final = 1
-MODEL: Final = "model"
-"""The name of the model folder inside a run folder."""
 WEIGHTS: Final = "model.safetensors"
-DESCRIPTION: Final = "model.json"
 CARD: Final = "MODEL_CARD.md"
 KIND: Final = "segmentation"
 _CONTENT: Final = (WEIGHTS, DESCRIPTION, CARD)
@@ -100,26 +97,6 @@ def load_model(folder: Path, device: torch.device) -> LoadedModel:
         plan=plan,
         meta=description["meta"],
         weights_sha256=sha256_bytes(content[WEIGHTS]),
-    )
-
-
-def find_model_folder(run_or_model: Path) -> Path:
-    """The model folder of a run folder, or the folder itself if it is one.
-
-    Raises:
-        DataError: there is no model.
-    """
-    for folder in (run_or_model, run_or_model / MODEL):
-        if (folder / CHECKSUMS).is_file() or (folder / DESCRIPTION).is_file():
-            return folder
-    if (run_or_model / "run.json").is_file():
-        raise DataError(
-            f"{run_or_model}: this run has no model yet; finish it with 'scantling resume {run_or_model}'",
-            code="E-MOD-02",
-        )
-    raise DataError(
-        f"{run_or_model}: no model here; wanted a folder written by 'scantling train', or its model folder",
-        code="E-MOD-01",
     )
 
 

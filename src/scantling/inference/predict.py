@@ -21,8 +21,8 @@ from scantling.errors import ConfigError, DataError, IntegrityError, ResourceErr
 from scantling.files import new_folder, write_json
 from scantling.inference.find_images import find_cases
 from scantling.inference.memory import require_memory
-from scantling.inference.model_folder import MODEL
 from scantling.inference.predictor import Prediction, Predictor
+from scantling.sealed_folder import MODEL
 
 RECORD: Final = "predictions.json"
 PROBABILITIES: Final = "probabilities"

@@ -20,10 +20,11 @@ from scantling.inference.accumulator import Slab
 from scantling.inference.canvas import StoredImage
 from scantling.inference.device import mixed_precision, resolve_device
 from scantling.inference.memory import prediction_batch
-from scantling.inference.model_folder import LoadedModel, find_model_folder, load_model
+from scantling.inference.model_folder import LoadedModel, load_model
 from scantling.inference.postprocess import Removal, keep_largest_components
 from scantling.inference.restoring import RowRestorer
 from scantling.inference.sliding_window import iterate_slabs, label_dtype, running_argmax
+from scantling.sealed_folder import find_model_folder
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 from scantling.config import nearest
 from scantling.counterfactuals.counterfactual import CounterfactualGenerator, ImageModelSource
-from scantling.counterfactuals.model_files import ImageModel, find_image_model, load_image_model
+from scantling.counterfactuals.model_files import ImageModel, load_image_model
 from scantling.counterfactuals.ready_made import FILE_NAME as READY_MADE
 from scantling.counterfactuals.soundness import SoundnessLimits
 from scantling.counterfactuals.source_image import SourceImage, read_source
@@ -34,6 +34,7 @@ from scantling.inference.interventions import parse_interventions
 from scantling.inference.predictor import Predictor
 from scantling.inference.soundness_check import SoundnessCheck, segment_with, stored_masks
 from scantling.reports.counterfactuals import write_counterfactual_report
+from scantling.sealed_folder import find_model_folder
 from scantling.workflows.case_progress import case_progress
 
 APPEARANCE = "appearance"
@@ -84,7 +85,7 @@ def generate(
     wanted = parse_limits(limits)
     manifest = open_dataset(Path(data), layout=layout)
     _refuse_input_folder(Path(out), manifest.root, [Path(run), *([] if segmenter is None else [Path(segmenter)])])
-    model = load_image_model(find_image_model(Path(run)), where)
+    model = load_image_model(find_model_folder(Path(run)), where)
     texts = [do] if isinstance(do, str) else list(do)
     learnt = _learnt_from(Path(run))
     chosen = _source(source, model, manifest, texts, learnt, batch_size=batch_size)
@@ -174,7 +175,7 @@ def _source(
 
 def _training_images(manifest: Manifest, model: ImageModel, learnt: set[str]) -> Iterable[SourceImage]:
     """Images that the model learnt from; every real one where the data set holds none of those."""
-    real = [case for case in manifest.cases if case.counterfactual_of is None]
+    real = list(manifest.real)
     known: list[Case] = [case for case in real if case.case_id in learnt] or real
     return (read_source(case, len(model.plan.channels)) for case in known)
 
