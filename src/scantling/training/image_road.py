@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, cast, final
+from typing import ClassVar, cast, final
 
 from torch import nn
 
@@ -126,7 +126,7 @@ class ImageRoad(Road):
 
     def finish(self, loop: Loop, network: nn.Module, *, stop: StopSignals) -> None:
         run, display = self.run, self.display
-        meta = self._meta(loop)
+        meta = self.facts_of(loop, self.manifest.name, self.split, score="validation_bound")
         save_image_model(run.model, cast("HVAE", network), self.plan, self.graph, meta)
         run.update(
             status="judging",
@@ -206,22 +206,6 @@ class ImageRoad(Road):
         with Watchdog(self.display.say, notice_after=NOTICE_AFTER) as dog:
             dog.at("preparing images")
             return WholeImages(cases, self.plan, contexts, seed=self.config.seed, cache=cache_folder(self.run))
-
-    def _meta(self, loop: Loop) -> dict[str, Any]:
-        split = self.split
-        best = loop.state.best_score
-        return {
-            "recipe": self.config.recipe,
-            "seed": self.config.seed,
-            "dataset": self.manifest.name,
-            "n_training_cases": len(split.train),
-            "n_validation_cases": len(split.validation),
-            "n_held_out_cases": len(split.heldout),
-            "validation": split.sentence,
-            "steps": loop.state.step,
-            "training_seconds": round(loop.state.elapsed, 1),
-            "selected_on": None if best is None else {"validation_bound": best},
-        }
 
 
 def split_images(manifest: Manifest, road: Road) -> Split:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
 from scantling.config import Config
+from scantling.data.splits import Split
 from scantling.processes import process_count, process_rank
 from scantling.recipes.recipe import Recipe
 from scantling.training.batches import SampleSource, StepSamples
@@ -86,6 +87,26 @@ class Road(ABC):
             stop=stop,
             breakable=stop.breakable,
         )
+
+    def facts_of(self, loop: Loop, dataset: str, split: Split, *, score: str) -> dict[str, Any]:
+        """What a model folder says of its training.
+
+        Args:
+            score: name of what chose the checkpoint.
+        """
+        best = loop.state.best_score
+        return {
+            "recipe": self.config.recipe,
+            "seed": self.config.seed,
+            "dataset": dataset,
+            "n_training_cases": len(split.train),
+            "n_validation_cases": len(split.validation),
+            "n_held_out_cases": len(split.heldout),
+            "validation": split.sentence,
+            "steps": loop.state.step,
+            "training_seconds": round(loop.state.elapsed, 1),
+            "selected_on": None if best is None else {score: best},
+        }
 
     @abstractmethod
     def later(self, loop: Loop) -> Later:

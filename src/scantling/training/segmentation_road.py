@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, final
+from typing import ClassVar, final
 
 from torch import nn
 
@@ -84,7 +84,7 @@ class SegmentationRoad(Road):
         run, display = self.run, self.display
         plan = self.materials.plan.model_copy(update={"patch_size": loop.patch_size})
         materials = replace(self.materials, plan=plan)
-        meta = self._meta(loop)
+        meta = self.facts_of(loop, self.materials.manifest.name, self.materials.split, score="validation_mean_dice")
         save_model(run.model, network, plan, meta)
         run.update(
             status="predicting",
@@ -103,18 +103,3 @@ class SegmentationRoad(Road):
             )  # fmt: skip
         if evaluation is not None:
             save_model(run.model, network, plan, {**meta, "held_out": evaluation.headline()})
-
-    def _meta(self, loop: Loop) -> dict[str, Any]:
-        split = self.materials.split
-        return {
-            "recipe": self.config.recipe,
-            "seed": self.config.seed,
-            "dataset": self.materials.manifest.name,
-            "n_training_cases": len(split.train),
-            "n_validation_cases": len(split.validation),
-            "n_held_out_cases": len(split.heldout),
-            "validation": split.sentence,
-            "steps": loop.state.step,
-            "training_seconds": round(loop.state.elapsed, 1),
-            "selected_on": None if loop.state.best_score is None else {"validation_mean_dice": loop.state.best_score},
-        }
