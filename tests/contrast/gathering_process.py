@@ -27,6 +27,7 @@ from scantling.contrast.relations import SameClass, SamePoint, Within
 from scantling.losses.contrastive import info_nce
 from scantling.losses.prototypes import local_contrast, prototype_cross_entropy
 from scantling.processes import sum_over_processes
+from scantling.training.distributed import leave_processes
 
 N_SAMPLES, N_VIEWS, N_POINTS, DIM, N_CLASSES = 5, 2, 6, 4, 3
 Loss = Callable[[Tensor, "Share"], Tensor]
@@ -214,7 +215,7 @@ def main(rank: int, world: int, folder: Path) -> None:
     }
     torch.save(found, folder / f"found{rank}.pt")
     dist.barrier()
-    dist.destroy_process_group()
+    leave_processes()
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from scantling.losses.consistency import (
     soft_cross_entropy,
 )
 from scantling.processes import sum_over_processes
+from scantling.training.distributed import leave_processes
 
 Loss = Callable[..., Tensor]
 
@@ -130,7 +131,7 @@ def main(rank: int, world: int, folder: Path) -> None:
     if rank == 0:
         torch.save(found, folder / "gradients.pt")
     dist.barrier()
-    dist.destroy_process_group()
+    leave_processes()
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from scantling.losses.segmentation import cross_entropy, dice_and_cross_entropy, dice_loss, weight_sum
 from scantling.processes import sum_over_processes
+from scantling.training.distributed import leave_processes
 
 
 def make_network() -> nn.Module:
@@ -88,7 +89,7 @@ def main(rank: int, world: int, folder: Path) -> None:
     if rank == 0:
         torch.save(found, folder / "gradients.pt")
     dist.barrier()
-    dist.destroy_process_group()
+    leave_processes()
 
 
 if __name__ == "__main__":

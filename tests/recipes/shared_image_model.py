@@ -16,6 +16,7 @@ from recipes.contract import build
 from recipes.test_counterfactual_vae import settings, task
 from scantling.counterfactuals import hvae
 from scantling.seeding import torch_generator
+from scantling.training.distributed import leave_processes
 from scantling.training.step import _Terms
 from scantling.views.maker import make_views
 
@@ -43,7 +44,7 @@ def main(rank: int, count: int, folder: Path) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=count)
     torch.save(terms_and_gradients(rank, count), folder / f"{rank}.pt")
-    torch.distributed.destroy_process_group()
+    leave_processes()
 
 
 if __name__ == "__main__":

@@ -103,6 +103,11 @@ def test_two_processes_give_the_loss_and_gradient_of_one_with_the_same_batch(tmp
     assert shared["agreed"].tolist() == [1.0, 11.0]  # one wants to stop, the slower clock counts
 
 
+def test_a_process_ends_well_right_after_a_collective_of_many_tensors() -> None:
+    found = ends(together([str(SCRIPT.with_name("many_tensors.py"))]))
+    assert [code for code, _, _ in found] == [0, 0], found
+
+
 def weights_agree(run: Path, other: Path) -> None:
     ours, theirs = (load_file(path / "model" / "model.safetensors") for path in (run, other))
     for name, tensor in ours.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import time
 from collections.abc import Iterator
 from typing import Final
 
@@ -15,6 +16,9 @@ from scantling.processes import launched, process_count
 
 DEADLINE: Final = datetime.timedelta(minutes=30)
 """Longest wait for another process: it may be preparing data or validating, but not for ever."""
+
+_PARTING: Final = 0.5
+"""Seconds in which the threads of a left group drop their last tensors, see `leave_processes`."""
 
 _SIGNS: Final = ("connection closed by peer", "connection reset", "broken pipe", "gloo", "timed out")
 
@@ -41,8 +45,19 @@ def joined_processes(device: torch.device) -> Iterator[torch.device]:
             dist.init_process_group(backend, timeout=DEADLINE)
             yield device
     finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
+        leave_processes()
+
+
+def leave_processes() -> None:
+    """Leaves the group of processes, if this process is in one, so that it may end at once.
+
+    `DistributedDataParallel` keeps a group of gloo alive (torch 2.13), and its threads give their last tensors back
+    a moment after whoever waited has gone on; where Python is being torn down by then, they abort the whole process
+    ("terminate called without an active exception"), and `torchrun` calls a finished run failed.
+    """
+    if dist.is_initialized():
+        dist.destroy_process_group()
+        time.sleep(_PARTING)
 
 
 @contextlib.contextmanager
