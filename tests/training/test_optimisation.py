@@ -29,6 +29,17 @@ def test_the_schedule_rises_to_the_peak_then_falls_as_its_formula() -> None:
     assert learning_rate(0.99, constant) == 1.0
 
 
+def test_a_decaying_schedule_ends_at_its_final_share() -> None:
+    config = OptimisationConfig(learning_rate=2.0, warmup_fraction=0.0, schedule="cosine", final_share=0.25)
+    assert learning_rate(0.0, config) == pytest.approx(2.0)
+    assert learning_rate(0.5, config) == pytest.approx(2 * (0.25 + 0.75 * 0.5))
+    assert learning_rate(1.0, config) == pytest.approx(0.5)
+    poly = config.model_copy(update={"schedule": "poly"})
+    assert learning_rate(1.0, poly) == pytest.approx(0.5)
+    constant = config.model_copy(update={"schedule": "constant"})
+    assert learning_rate(1.0, constant) == 2.0
+
+
 @pytest.mark.parametrize("schedule", ["cosine", "poly", "constant"])
 def test_the_schedule_never_jumps(schedule: str) -> None:
     config = OptimisationConfig(learning_rate=1.0, schedule=schedule, warmup_fraction=0.05)

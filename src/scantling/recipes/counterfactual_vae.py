@@ -39,19 +39,20 @@ class ConstraintConfig(Config):
         sparse: attributes that change part of an image only, and the price of a change in mean absolute difference.
         hold_prior: whether the constraint leaves the prior of the latents to the bound, and moves the decoder alone.
         way_back: weight of the way back: each counterfactual is abducted and taken back to what it was, and its mean
-            absolute distance from the image counts. It keeps a change from running away, for half a step's time more.
+            absolute distance from the image counts. It keeps a change from running away, for half a step's time more;
+            0 leaves it out.
         noise: standard deviation added to what the predictor sees, in units of [-1, 1].
         predictor: its size.
     """
 
-    weight: float = Field(default=0.05, ge=0)
+    weight: float = Field(default=0.1, ge=0)
     start: int = Field(default=400, ge=0)
     ramp: int = Field(default=200, ge=1)
     told: float = Field(default=0.3, ge=0)
     attributes: tuple[str, ...] = ()
     sparse: dict[str, float] = Field(default_factory=dict)
     hold_prior: bool = False
-    way_back: float = Field(default=0.0, ge=0)
+    way_back: float = Field(default=1.0, ge=0)
     noise: float = Field(default=0.02, ge=0)
     predictor: PredictorConfig = PredictorConfig(depth=2)
 
@@ -108,7 +109,14 @@ class CounterfactualVAE(Recipe):
     config_type: ClassVar[type[CounterfactualVAEConfig]] = CounterfactualVAEConfig
     learns: ClassVar = "images"
     run_defaults: ClassVar = {
-        "training": {"optimisation": {"weight_decay": 1e-3, "gradient_clip": 10.0, "average_decay": 0.995}}
+        "training": {
+            "optimisation": {
+                "final_share": 0.3,  # as the rate falls further, the constraint loses to the bound
+                "weight_decay": 1e-3,
+                "gradient_clip": 10.0,
+                "average_decay": 0.998,
+            }
+        }
     }
 
     price: Tensor

@@ -20,6 +20,7 @@ class OptimisationConfig(Config):
         learning_rate: the peak, reached after warm-up.
         warmup_fraction: share of the run with a linear rise from a hundredth of the peak.
         poly_power: exponent of the polynomial decay.
+        final_share: of the peak, at which a decaying schedule ends.
         gradient_clip: largest global gradient norm; 0 switches clipping off.
         average_decay: of the averaged copy of the weights that is validated and deployed; 0 deploys the last
             weights themselves.
@@ -31,6 +32,7 @@ class OptimisationConfig(Config):
     momentum: float = Field(default=0.9, ge=0, lt=1)
     schedule: Literal["cosine", "poly", "constant"] = "cosine"
     poly_power: float = 0.9
+    final_share: float = Field(default=0.0, ge=0, le=1)
     warmup_fraction: float = Field(default=0.03, ge=0, lt=1)
     gradient_clip: float = Field(default=1.0, ge=0)
     average_decay: float = Field(default=0.995, ge=0, lt=1)
@@ -48,16 +50,17 @@ def build_optimiser(model: nn.Module, config: OptimisationConfig) -> torch.optim
 
 def learning_rate(progress: float, config: OptimisationConfig) -> float:
     """The learning rate after a share `progress` in [0, 1] of the run; continuous, 1 % of the peak at the start
-    of warm-up, zero at the end of a decaying schedule."""
+    of warm-up, `final_share` of it at the end of a decaying schedule."""
     progress = min(max(progress, 0.0), 1.0)
     if progress < config.warmup_fraction:
         return config.learning_rate * (0.01 + 0.99 * progress / config.warmup_fraction)
     rest = (progress - config.warmup_fraction) / (1 - config.warmup_fraction)
+    left = 1.0
     if config.schedule == "cosine":
-        return config.learning_rate * 0.5 * (1 + math.cos(math.pi * rest))
-    if config.schedule == "poly":
-        return config.learning_rate * math.pow(1 - rest, config.poly_power)
-    return config.learning_rate
+        left = 0.5 * (1 + math.cos(math.pi * rest))
+    elif config.schedule == "poly":
+        left = math.pow(1 - rest, config.poly_power)
+    return config.learning_rate * (config.final_share + (1 - config.final_share) * left)
 
 
 def risen_rate(progress: float, config: OptimisationConfig, *, since: float, before: float) -> float:
