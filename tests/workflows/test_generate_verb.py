@@ -222,6 +222,7 @@ def test_ctrl_c_ends_in_one_sentence_and_the_same_command_goes_on(data: Path, ru
         "    real(*args)\n"
         "    os.kill(os.getpid(), signal.SIGINT)\n"
         "module.write_image = write\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a job in the background ignores it
         f"sys.argv = ['scantling', 'generate', {str(run)!r}, {str(data)!r}, '-o', {str(out)!r},"
         " '--do', 'scanner=other', '--batch-size', '2', '-q']\n"
         "from scantling.cli.main import main\n"
