@@ -12,8 +12,8 @@ BENCH ?= $(BIN)/python
 demo: $(READY)  ## the main job on embedded phantom data: train, score, report
 	$(BIN)/scantling demo -o demo-run --overwrite
 
-test: $(READY)  ## the default tests
-	$(BIN)/python -m pytest
+test: $(READY)  ## the default tests, a file at a time in each of two processes
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: $(READY)  ## exhaustive counts, minutes each
 	$(BIN)/python -m pytest -m slow

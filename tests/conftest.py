@@ -13,7 +13,8 @@ _hook.__enter__()
 
 import torch  # noqa: E402
 
-torch.set_num_threads(min(2, os.cpu_count() or 1))
+_PROCESSES = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+torch.set_num_threads(max(min(2, os.cpu_count() or 1) // _PROCESSES, 1))
 
 
 @pytest.fixture(scope="session")

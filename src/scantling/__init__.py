@@ -1,7 +1,8 @@
 """Scantling: from medical images and whatever labels there are to a validated segmentation model.
 
-`scantling.train`, `predict`, `evaluate`, `generate`, `report`, `inspect`, `demo`, `resume` are the command line's verbs
-as functions; `Segmenter` is the same with the manners of scikit-learn. Nothing heavy is imported before it is used.
+`scantling.train`, `pretrain`, `predict`, `evaluate`, `generate`, `figure`, `report`, `inspect`, `demo`, `resume` are
+the command line's verbs as functions; `Segmenter` is the same with the manners of scikit-learn; `chromap` colours any
+features. Nothing heavy is imported before it is used.
 """
 
 from __future__ import annotations
@@ -11,9 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from scantling.data.layouts import open_dataset as open_dataset
+    from scantling.figures.chromap import chromap as chromap
     from scantling.workflows.demo import demo as demo
     from scantling.workflows.doctor import doctor as doctor
+    from scantling.workflows.figure import figure as figure
     from scantling.workflows.generate import generate as generate
+    from scantling.workflows.pretrain import pretrain as pretrain
     from scantling.workflows.segmenter import Segmenter as Segmenter
     from scantling.workflows.verbs import (
         evaluate as evaluate,
@@ -38,13 +42,16 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "Segmenter": "scantling.workflows.segmenter",
+    "chromap": "scantling.figures.chromap",
     "demo": "scantling.workflows.demo",
     "doctor": "scantling.workflows.doctor",
     "evaluate": "scantling.workflows.verbs",
+    "figure": "scantling.workflows.figure",
     "generate": "scantling.workflows.generate",
     "inspect": "scantling.workflows.verbs",
     "open_dataset": "scantling.data.layouts",
     "predict": "scantling.workflows.verbs",
+    "pretrain": "scantling.workflows.pretrain",
     "report": "scantling.workflows.verbs",
     "resume": "scantling.workflows.verbs",
     "train": "scantling.workflows.verbs",

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from scantling.contrast.diagnostics import Diagnostics
-from scantling.contrast.observation import Observation
+from scantling.contrast.observation import FEATURES, Observation
 from scantling.contrast.pairing import PairRule
 from scantling.contrast.pixels import Pixels, Tags
 from scantling.contrast.relations import SameClass, SamePoint
@@ -117,6 +117,65 @@ def test_between_the_two_thresholds_nothing_changes() -> None:
 def test_few_groups_need_few_directions(groups: float, rank: float, alarm: bool) -> None:
     seen = [observed(step, {"effective_rank": rank, "groups": groups}) for step in range(0, 300, 10)]
     assert bool(notices(Watch(), seen)) is alarm
+
+
+def features(step: int, spread: float, rank: float, purity: float | None = 0.5, dimensions: float = 16) -> Observation:
+    figures = {"feature_spread": spread, "effective_rank": rank, "dimensions": dimensions}
+    figures |= {} if purity is None else {"kmeans_purity": purity}
+    return Observation(step=step, term=FEATURES, figures=figures, by_class={})
+
+
+def test_features_that_a_validation_finds_collapsed_are_warned_of_at_once_and_once() -> None:
+    watch = Watch()
+    seen = [features(step, *at) for step, at in ((99, (0.7, 9)), (199, (0.05, 9)), (299, (0.05, 2.5)))]
+    assert notices(watch, seen) == [(199, "one_point", None, True), (299, "few_directions", None, True)]
+    assert watch.active == [
+        "since step 200 the network's features of all pixels have been nearly one point: they have collapsed, and say "
+        "nothing of the image",
+        "since step 300 the network's features have filled no more than 3 of 16 dimensions, and their clusters are not "
+        "the classes, so nearly all that they could say is lost: they have collapsed",
+    ]
+    assert notices(watch, [features(399, 0.15, 3.5)]) == []  # neither bad nor good
+    over = notices(watch, [features(499, 0.3, 5)])
+    assert over == [(499, "one_point", None, False), (499, "few_directions", None, False)]
+    assert watch.active == []
+
+
+@pytest.mark.parametrize(
+    ("rank", "purity", "dimensions", "alarm"),
+    [
+        (2.9, 0.6, 16, True),
+        (3.1, 0.6, 16, False),
+        (2.0, 0.95, 16, False),  # all about the classes
+        (2.0, None, 16, True),
+        (2.5, None, 8, False),  # there are not many
+        (1.9, None, 8, True),
+        (3.1, None, 512, False),
+    ],
+)
+def test_few_directions_are_a_collapse_only_where_they_are_not_the_classes(
+    rank: float, purity: float | None, dimensions: float, alarm: bool
+) -> None:
+    watch = Watch()
+    assert bool(notices(watch, [features(99, 0.6, rank, purity, dimensions)])) is alarm
+    assert all(("clusters" in sentence) == (purity is not None) for sentence in watch.active)
+
+
+@pytest.mark.parametrize(
+    ("rank", "spread", "purity", "dimensions"),
+    [
+        (14.2, 0.78, 0.33, 16),  # random weights
+        (13.7, 0.80, 0.63, 16),  # dual views after 200 steps, phantom radiographs
+        (7.55, 0.69, 0.98, 16),  # supervised: radiographs, 1,711 steps
+        (8.15, 0.70, 0.96, 16),  # hearts, 1,935 steps
+        (6.54, 0.66, 0.98, 12),  # hippocampi in 3D, 2,882 steps
+        (8.05, 0.65, 0.88, 12),  # after 20 steps
+    ],
+)
+def test_features_as_healthy_networks_had_them_are_never_warned_of(
+    rank: float, spread: float, purity: float, dimensions: float
+) -> None:
+    assert notices(Watch(), (features(step, spread, rank, purity, dimensions) for step in range(99, 999, 100))) == []
 
 
 def test_what_is_watched_survives_json_and_goes_on_where_it_was() -> None:

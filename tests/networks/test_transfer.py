@@ -12,7 +12,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from scantling.data.plan import NetworkPlan
 from scantling.errors import DataError, ResourceError
+from scantling.networks import UNet, build_network, load_initial
 from scantling.networks.transfer import load_matching, read_state
 
 
@@ -213,3 +215,34 @@ def test_pickles_are_not_read_by_a_torch_whose_restricted_reader_is_unsafe(
     monkeypatch.setattr(torch, "__version__", "2.9.1+cpu")
     with pytest.raises(ResourceError, match=r"torch 2\.10 or newer only \(this is 2\.9\.1\+cpu\)"):
         read_state(path)
+
+
+def test_in_brief_only_what_was_not_simply_copied_is_listed_and_the_rest_is_counted() -> None:
+    state = random_state(classes=2)
+    for k in range(12):
+        state[f"projector.{k}"] = torch.zeros(1)
+    report = load_matching(make_network(classes=3), state)
+    brief = report.brief(most=3).splitlines()
+    assert brief[0] == str(report).splitlines()[0]
+    assert [line.split()[0] for line in brief[1:]] == ["outcome", "skipped", "skipped", "skipped", "and"]
+    assert brief[-1] == f"and {len([r for r in report.rows if not r.is_taken]) - 3} more"
+    whole = load_matching(make_network(), random_state()).brief()
+    assert whole == "weights from a state dict: 9 matched, 0 adapted, 0 skipped, 0 missing"
+
+
+def test_heads_are_left_where_they_tell_other_classes_apart(tmp_path: Path) -> None:
+    plan = NetworkPlan(features=(4, 8), strides=((1, 1), (2, 2)), kernels=((3, 3), (3, 3)))
+
+    def made(seed: int) -> UNet:
+        generator = torch.Generator().manual_seed(seed)
+        return build_network(plan, dimensions=2, in_channels=1, out_channels=2, generator=generator)
+
+    path = tmp_path / "weights.safetensors"
+    save_file(dict(made(0).state_dict()), path)
+    for heads in (True, False):
+        network, before = made(1), made(1).state_dict()
+        report = load_initial(network, path, plan, heads=heads)
+        assert report.count("skipped") == (0 if heads else 2)
+        for name, value in network.state_dict().items():
+            source = before if name.startswith("heads.") and not heads else made(0).state_dict()
+            assert torch.equal(value, source[name]), name

@@ -27,6 +27,7 @@ from scantling.training.run_folder import RunFolder
 from scantling.views.maker import make_views
 
 PATCH, CROP, CLASSES, BATCH = (32, 32), 40, ("background", "disc", "square"), 4
+SOLID_PATCH, SOLID_CROP, SOLID_SPACING = (8, 16, 16), (10, 20, 20), (2.0, 1.0, 1.0)
 
 
 def small_plan(**changes: Any) -> Plan:
@@ -39,13 +40,28 @@ def small_plan(**changes: Any) -> Plan:
     ).model_copy(update=changes)  # fmt: skip
 
 
+def solid_plan(**changes: Any) -> Plan:
+    """A plan for the balls and boxes below."""
+    return Plan(
+        dataset="solids", image_axes=3, dimensions=3, classes=ClassPlan(names=CLASSES, stored=((0,), (1,), (2,))),
+        axis_order=(0, 1, 2), spacing_mm=SOLID_SPACING, patch_size=SOLID_PATCH, batch_size=BATCH,
+        intensities=(IntensityPlan(scheme="zscore"),),
+        network=NetworkPlan(features=(6, 12), strides=((1, 1, 1), (2, 2, 2)), kernels=((3, 3, 3),) * 2),
+    ).model_copy(update=changes)  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Shapes:
-    """Bright discs and dark squares on noise; keyed like a real data set."""
+    """Bright discs and dark squares on noise; keyed like a real data set.
+
+    Attributes:
+        alternatives: other images of each anatomy, each with a contrast and a noise of its own.
+    """
 
     seed: int = 0
     annotated: tuple[bool, ...] = (True, True, True)
     unknown_left_half: bool = False
+    alternatives: int = 0
 
     def sample(self, epoch: int, position: int) -> Sample:
         rng = numpy_generator(self.seed, "shapes", epoch, position)
@@ -61,11 +77,42 @@ class Shapes:
         label_map[disc], label_map[square] = 1, 2
         if self.unknown_left_half:
             label_map[:, : CROP // 2] = IGNORE
+        others = [(0.6 - 0.5 * k) * image + rng.normal(0, 0.2, image.shape) for k in range(self.alternatives)]
         return Sample(
             image=torch.from_numpy(image[None]).float(), label_map=torch.from_numpy(label_map),
             weight=torch.ones(CROP, CROP), annotated=torch.tensor(self.annotated), spacing_mm=(1.0, 1.0),
             source_from_sample=torch.eye(3, dtype=torch.float64), case_index=position, patient_index=position,
             slice_position=0.0, key=(epoch, position),
+            alternatives=torch.from_numpy(np.stack(others)[:, None]).float() if others else None,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Solids:
+    """Bright balls and dark boxes on noise in volumes whose slices are twice as thick as their pixels are wide."""
+
+    seed: int = 0
+    alternatives: int = 0
+
+    def sample(self, epoch: int, position: int) -> Sample:
+        rng = numpy_generator(self.seed, "solids", epoch, position)
+        places = np.indices(SOLID_CROP) * np.reshape(SOLID_SPACING, (3, 1, 1, 1))
+        image = rng.normal(0, 0.3, SOLID_CROP)
+        label_map = np.zeros(SOLID_CROP, dtype=np.int64)
+        ball = sum((axis - at) ** 2 for axis, at in zip(places, rng.uniform(6, 13, 3), strict=True)) < 20
+        box = (
+            np.all([abs(axis - at) < 4 for axis, at in zip(places, rng.uniform(5, 14, 3), strict=True)], axis=0) & ~ball
+        )
+        image[ball] += 2
+        image[box] -= 2
+        label_map[ball], label_map[box] = 1, 2
+        others = [(0.6 - 0.5 * k) * image + rng.normal(0, 0.2, image.shape) for k in range(self.alternatives)]
+        return Sample(
+            image=torch.from_numpy(image[None]).float(), label_map=torch.from_numpy(label_map),
+            weight=torch.ones(SOLID_CROP), annotated=torch.ones(3, dtype=torch.bool), spacing_mm=SOLID_SPACING,
+            source_from_sample=torch.eye(4, dtype=torch.float64), case_index=position, patient_index=position,
+            slice_position=0.5, key=(epoch, position),
+            alternatives=torch.from_numpy(np.stack(others)[:, None]).float() if others else None,
         )  # fmt: skip
 
 
@@ -86,6 +133,7 @@ class Task:
 
 
 SHAPES = Task(plan=small_plan(), source=Shapes(), patch=PATCH)
+SOLIDS = Task(plan=solid_plan(), source=Solids(), patch=SOLID_PATCH)
 
 
 def build(name: str, settings: dict[str, Any] | None = None, *, seed: int = 0, task: Task = SHAPES) -> Recipe:
@@ -134,7 +182,7 @@ def assert_contract(
     assert_same_seed_same_bits(name, folder / "seed", settings, task)
     assert_resumed_equals_uninterrupted(name, folder / "resume", settings, task)
     if from_labels:
-        assert_no_gradient_from_weight_zero(name, settings)
+        assert_no_gradient_from_weight_zero(name, settings, task)
 
 
 def assert_loss_falls(name: str, folder: Path, settings: dict[str, Any] | None, task: Task = SHAPES) -> None:
@@ -174,10 +222,10 @@ def assert_resumed_equals_uninterrupted(
         assert_equal(weights_of(whole), weights_of(resumed))
 
 
-def assert_no_gradient_from_weight_zero(name: str, settings: dict[str, Any] | None) -> None:
-    recipe = build(name, settings).train()
-    samples = [Shapes().sample(0, i) for i in range(BATCH)]
-    batch = make_views(samples, recipe.views(), PATCH, seed=0)
+def assert_no_gradient_from_weight_zero(name: str, settings: dict[str, Any] | None, task: Task = SHAPES) -> None:
+    recipe = build(name, settings, task=task).train()
+    samples = [task.source.sample(0, i) for i in range(BATCH)]
+    batch = make_views(samples, recipe.views(), task.patch, seed=0)
     silent = type(batch)(**{**vars(batch), "weights": torch.zeros_like(batch.weights)})
     torch.stack(list(recipe.losses(silent, torch_generator(0, "recipe")).values())).sum().backward()
     gradients = [p.grad for p in recipe.parameters() if p.grad is not None]

@@ -114,6 +114,45 @@ def test_the_bias_field_is_the_exponential_of_its_polynomial(shape):
         np.testing.assert_allclose(biased[b, c], expected, atol=2e-5)
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_jitter_multiplies_what_is_above_black_then_the_distance_from_the_mean_and_cuts_the_rest(
+    shape,
+):
+    images = some_images(shape)
+    exposures, contrasts = torch.tensor([0.6, 1.0, 1.4]), torch.tensor([1.3, 0.7, 1.4])
+    jittered = intensity.jitter(images, exposures, contrasts)
+    for b, c, x in each(images):
+        raw = (x - x.min()) / np.ptp(x)
+        raw = np.clip(raw * exposures[b].item(), 0, 1)
+        raw = np.clip(contrasts[b].item() * raw + (1 - contrasts[b].item()) * raw.mean(), 0, 1)
+        np.testing.assert_allclose(jittered[b, c], raw * np.ptp(x) + x.min(), atol=1e-5)
+    assert (jittered[2] == images[2].flatten(1).amax(dim=1)[:, *[None] * len(shape)]).any()
+    one = torch.ones(3)
+    torch.testing.assert_close(intensity.jitter(images, one, one), images)
+    flat = torch.full((1, 1, 5, 5), 0.4)
+    torch.testing.assert_close(intensity.jitter(flat, torch.tensor([1.4]), torch.tensor([0.6])), flat)
+
+
+def test_what_was_drawn_before_there_was_a_jitter_is_drawn_still():
+    """The first draws of the generator, in their order, by hand: gates, values, bias coefficients, noise seed."""
+    rng = numpy_generator(0, "test", 7)
+    gates, values = rng.random(9), rng.random(9)
+    coefficients = rng.uniform(-1, 1, (4, 4))
+    seed = int(rng.integers(2**62))
+    draw = draw_intensity(numpy_generator(0, "test", 7), ALWAYS, dimensions=2)
+    assert gates.max() < 1
+    assert draw.noise_seed == seed
+    assert np.reshape(draw.bias, (4, 4))[1, 2] == 0.2 * coefficients[1, 2]
+    for position, name in enumerate(("blur", "low_resolution", "noise", "contrast")):
+        low, high = getattr(ALWAYS, name)
+        assert getattr(draw, name) == low + (high - low) * values[position + 1]
+    assert draw.solarise == ALWAYS.solarise[0] + (ALWAYS.solarise[1] - ALWAYS.solarise[0]) * values[8]
+    without = draw_intensity(
+        numpy_generator(0, "test", 7), ALWAYS.model_copy(update={"jitter_probability": 0.0}), dimensions=2
+    )
+    assert without == IntensityDraw(**{**vars(draw), "jitter": None})
+
+
 def test_drawn_values_stay_in_their_ranges_and_off_means_none():
     config = ALWAYS
     for i in range(100):
@@ -122,6 +161,9 @@ def test_drawn_values_stay_in_their_ranges_and_off_means_none():
             low, high = getattr(config, name)
             assert low - 1e-12 <= getattr(draw, name) <= high + 1e-12
         assert abs(draw.brightness) <= config.brightness
+        exposure, contrast = draw.jitter
+        assert config.exposure[0] <= exposure <= config.exposure[1]
+        assert config.jitter_contrast[0] <= contrast <= config.jitter_contrast[1]
         coefficients = np.reshape(draw.bias, (4, 4))
         orders = np.indices((4, 4)).sum(axis=0)
         assert np.abs(coefficients).max() <= config.bias
@@ -158,6 +200,7 @@ def test_all_changes_are_applied_in_their_order_each_with_its_own_value(shape, s
     for i, d in enumerate(draws):
         one = lambda value: torch.tensor([value])  # noqa: E731
         x = intensity.bias_field(images[i : i + 1], torch.tensor(d.bias).reshape(1, *[4] * len(shape)))
+        x = intensity.jitter(x, one(d.jitter[0]), one(d.jitter[1]))
         x = intensity.gaussian_blur(x, torch.tensor([[d.blur / mm for mm in spacing]]))
         x = intensity.low_resolution(x, [d.low_resolution], kept_axes=1 if thick else 0)
         noise = torch.randn(images.shape[1:], generator=torch.Generator().manual_seed(d.noise_seed))

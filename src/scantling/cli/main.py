@@ -15,9 +15,11 @@ from scantling.cli import options
 from scantling.cli.demo import demo
 from scantling.cli.doctor import doctor
 from scantling.cli.evaluate import evaluate
+from scantling.cli.figure import figure
 from scantling.cli.generate import generate
 from scantling.cli.inspect import inspect
 from scantling.cli.predict import predict
+from scantling.cli.pretrain import pretrain
 from scantling.cli.report import report
 from scantling.cli.resume import resume
 from scantling.cli.streams import prepare_streams
@@ -36,7 +38,7 @@ app = typer.Typer(
     add_completion=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (demo, doctor, inspect, train, resume, predict, evaluate, generate, report):
+for verb in (demo, doctor, inspect, train, pretrain, resume, predict, evaluate, generate, figure, report):
     app.command()(verb)
 
 

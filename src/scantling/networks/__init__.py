@@ -10,6 +10,7 @@ from scantling.networks.build import (
     build_network,
     check_network_plan,
 )
+from scantling.networks.fixing import Tune, fix_parts, untrained
 from scantling.networks.resnet_unet import load_initial, load_resnet50_weights
 from scantling.networks.transfer import TransferReport, TransferRow, load_matching, read_state
 from scantling.networks.unet import Tap, UNet
@@ -22,11 +23,14 @@ __all__ = [
     "Tap",
     "TransferReport",
     "TransferRow",
+    "Tune",
     "UNet",
     "build_network",
     "check_network_plan",
+    "fix_parts",
     "load_initial",
     "load_matching",
     "load_resnet50_weights",
     "read_state",
+    "untrained",
 ]

@@ -35,6 +35,7 @@ TORCHVISION_NAMES: Final = (
     (r"^layer([1-4])\.", r"encoder.\1.blocks."),
 )
 """From the tensor names of torchvision's ResNet-50 to ours; the classifier `fc` has no counterpart."""
+HEAD_NAMES: Final = ((r"^heads\.", ""),)
 
 
 @final
@@ -157,11 +158,15 @@ def load_resnet50_weights(network: UNet, path: Path) -> TransferReport:
     return load_matching(network, path, rename=TORCHVISION_NAMES)
 
 
-def load_initial(network: nn.Module, path: Path, plan: NetworkPlan) -> TransferReport:
+def load_initial(network: nn.Module, path: Path, plan: NetworkPlan, *, heads: bool = True) -> TransferReport:
     """Fill a network from any file of weights; torchvision's ResNet-50 names are understood where they fit.
+
+    Args:
+        heads: off, the file's logit heads are left: they tell other classes apart.
 
     Raises:
         DataError: the file is missing, damaged, unsafe, or holds no tensor of this network.
     """
     foreign = plan.kind == "resnet50_unet" and "layer1.0.conv1.weight" in read_state(path)
-    return load_matching(network, path, rename=TORCHVISION_NAMES if foreign else ())
+    rename = (*(() if heads else HEAD_NAMES), *(TORCHVISION_NAMES if foreign else ()))
+    return load_matching(network, path, rename=rename)

@@ -45,6 +45,11 @@ class TransferRow:
     outcome: Outcome
     reason: str
 
+    @property
+    def is_taken(self) -> bool:
+        """Whether the network has it from the file."""
+        return self.outcome in ("matched", "adapted")
+
 
 @dataclass(frozen=True, kw_only=True)
 class TransferReport:
@@ -58,16 +63,18 @@ class TransferReport:
         return sum(row.outcome == outcome for row in self.rows)
 
     def __str__(self) -> str:
-        head = ("outcome", "network", "file", "reason")
-        cells = [head, *((row.outcome, row.name, row.file_name, row.reason) for row in self.rows)]
-        widths = [max(len(line[i]) for line in cells) for i in range(3)]
-        lines = [
-            "  ".join([*(cell.ljust(width) for cell, width in zip(line, widths, strict=False)), line[3]]).rstrip()
-            for line in cells
-        ]
+        return "\n".join([self._head(), *_table(self.rows)])
+
+    def brief(self, *, most: int = 8) -> str:
+        """How many tensors had which outcome, and the first that were not simply copied."""
+        others = [row for row in self.rows if row.outcome != "matched"]
+        more = [f"and {len(others) - most} more"] if len(others) > most else []
+        return "\n".join([self._head(), *(_table(others[:most]) if others else []), *more])
+
+    def _head(self) -> str:
         outcomes: tuple[Outcome, ...] = ("matched", "adapted", "skipped", "missing")
         summary = ", ".join(f"{self.count(outcome)} {outcome}" for outcome in outcomes)
-        return "\n".join([f"weights from {self.source}: {summary}", *lines])
+        return f"weights from {self.source}: {summary}"
 
 
 def load_matching(
@@ -236,6 +243,17 @@ def _fit(
         spread = tensor.sum(dim=1, keepdim=True, dtype=torch.float64) / want[1]
         return row("adapted", f"input channels {have[1]} -> {want[1]}"), spread.expand(want)
     return row("skipped", f"shape {list(have)} in the file, {list(want)} in the network"), None
+
+
+def _table(rows: Sequence[TransferRow]) -> list[str]:
+    """A line a tensor under a header, in columns."""
+    head = ("outcome", "network", "file", "reason")
+    cells = [head, *((row.outcome, row.name, row.file_name, row.reason) for row in rows)]
+    widths = [max(len(line[i]) for line in cells) for i in range(3)]
+    return [
+        "  ".join([*(cell.ljust(width) for cell, width in zip(line, widths, strict=False)), line[3]]).rstrip()
+        for line in cells
+    ]
 
 
 def _some(names: Mapping[str, Tensor]) -> str:

@@ -23,7 +23,8 @@ class _Recipes(MutableMapping[str, type[Recipe]]):
     def __getitem__(self, name: str) -> type[Recipe]:
         recipe = self._recipes[name]
         if isinstance(recipe, str):
-            found: type[Recipe] = getattr(import_module(f"{__name__}.{name}"), recipe)
+            file, _, class_name = recipe.rpartition(".")
+            found: type[Recipe] = getattr(import_module(f"{__name__}.{file or name}"), class_name)
             return found
         return recipe
 
@@ -44,9 +45,22 @@ RECIPES: Final[MutableMapping[str, type[Recipe]]] = _Recipes(
     {
         "supervised": "Supervised",
         "counterfactual_vae": "CounterfactualVAE",
+        "dvd_cl": "DVDCL",
+        "s_dvd_cl": "dvd_cl.SDVDCL",
+        "mvd_cl": "MVDCL",
+        "s_mvd_cl": "mvd_cl.SMVDCL",
+        "simclr": "SimCLR",
+        "vader": "VADeR",
+        "densecl": "DenseCL",
+        "pixpro": "PixPro",
+        "ssdcl": "SSDCL",
+        "segmentation": "Segmentation",
     }
 )
-"""The class of each recipe, in the file of the recipe's name; `RECIPES["mine"] = Mine` adds one in a process."""
+"""The class of each recipe, in the file of the recipe's name or, as `file.Class`, in another one.
+
+`RECIPES["mine"] = Mine` adds one in a process.
+"""
 
 
 def parse_settings(name: str, settings: Mapping[str, Any]) -> Config:

@@ -24,16 +24,19 @@ class Recipe(nn.Module, ABC):
     """A method: a module whose parameters are trained and whose `state_dict` is all that must survive a restart.
 
     Attributes:
-        learns: "segmentation" from images and label maps, or "images" themselves, given what is known of them.
+        learns: "segmentation" from images and label maps; "images" themselves, given what is known of them; or
+            "features" of every pixel, from images with or without labels, for a network to be fine-tuned.
         run_defaults: settings of a run that suit the method; weaker than any that is given.
+        from_labels: whether one that learns features compares pixels by their labels; another one sees none.
         diagnostics: what looks on, for a recipe that contrasts or predicts: `losses` shows it what it compares
             (`observe`), training asks it after each step. It is no part of the recipe's state.
     """
 
     config_type: ClassVar[type[Config]]
-    learns: ClassVar[Literal["segmentation", "images"]] = "segmentation"
+    learns: ClassVar[Literal["segmentation", "images", "features"]] = "segmentation"
     run_defaults: ClassVar[Mapping[str, Any]] = MappingProxyType({})
     uses_unlabelled: ClassVar[bool] = False
+    from_labels: ClassVar[bool] = False
     diagnostics: Diagnostics | None = None
 
     @abstractmethod
@@ -68,5 +71,6 @@ class Recipe(nn.Module, ABC):
     def deployable(self) -> nn.Module:
         """The network that is averaged, validated and saved.
 
-        One that learns segmentation takes an image batch to the logits of all classes.
+        One that learns segmentation takes an image batch to the logits of all classes. One that learns features is
+        the same kind of network (`networks.UNet` of the plan), whose heads mean nothing yet.
         """

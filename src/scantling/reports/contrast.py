@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
+from scantling.contrast.observation import FEATURES
 from scantling.figures.colours import class_colour, hexadecimal
 from scantling.figures.curves import Line
 from scantling.reports.facts import RunFacts
@@ -50,10 +51,11 @@ def contrast_section(facts: RunFacts) -> Markup | None:
 
 def _warnings(facts: RunFacts) -> Markup:
     """Those that hold in full, then those that are over."""
-    events = [event for event in facts.events if event.get("event") in ("contrast_warning", "contrast_recovered")]
+    kinds = ("contrast_warning", "contrast_recovered")
+    events = [event for event in facts.events if event.get("event") in kinds and event.get("term") != FEATURES]
     if not events:
         return element("p", "No warning.")
-    active = active_warnings(facts)
+    active = [event for event in active_warnings(facts) if event.get("term") != FEATURES]
     held = [element("p", f"When training ended: {event.get('sentence', '')}.", class_="caveat") for event in active]
     passed = [event for event in events if not any(event is each for each in active)]
     lines = [element("li", f"step {event.get('step', NOTHING)}: {event.get('sentence', '')}") for event in passed]

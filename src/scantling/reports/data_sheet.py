@@ -22,6 +22,13 @@ _PARTS: Final = {
     "unused": "not used",
 }
 _PARTS_OF_IMAGES: Final = {**_PARTS, "train": "trained on", "heldout": "held out"}
+_PARTS_OF_FEATURES: Final = {
+    **_PARTS,
+    "train": "learnt from, labels read",
+    "unlabelled": "learnt from, without labels",
+    "validation": "measured the features",
+    "heldout": "held out, not learnt from",
+}
 
 
 def data_section(facts: RunFacts) -> Markup:
@@ -97,7 +104,8 @@ def _split_table(facts: RunFacts) -> Markup | None:
         return None
     patients = split.get("patients", {})
     rows: list[Sequence[Child]] = []
-    for part, meaning in (_PARTS_OF_IMAGES if facts.of_images else _PARTS).items():
+    meanings = _PARTS_OF_IMAGES if facts.of_images else _PARTS_OF_FEATURES if facts.of_features else _PARTS
+    for part, meaning in meanings.items():
         cases = split.get(part, ())
         if cases:
             rows.append((meaning, len(cases), len({patients.get(case, case) for case in cases})))

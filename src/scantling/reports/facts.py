@@ -76,6 +76,11 @@ class RunFacts:
         return self.plan.get("kind") == "image_model"
 
     @property
+    def of_features(self) -> bool:
+        """Whether the run learnt features, and not yet how to segment."""
+        return self.status.get("learns") == "features"
+
+    @property
     def classes(self) -> tuple[str, ...]:
         """Foreground classes of the plan, in the order of their colours."""
         return tuple(self.plan.get("classes", {}).get("names", ()))[1:]

@@ -54,7 +54,8 @@ def _validation_chart(facts: RunFacts) -> str:
         line = Line(name="bound", x=steps_of(scored), y=bounds, colour="#222222", markers=True)
         title = "Bound on the log-likelihood of validation images (higher is better; chooses the checkpoint)"
         return chart_over_steps([line], facts.epochs, y_label="nats a value", title=title)
-    columns = [("mean", [epoch["validation"].get("mean_dice") for epoch in scored], "#222222")]
+    measure = "probe_dice" if facts.of_features else "mean_dice"
+    columns = [("mean", [epoch["validation"].get(measure) for epoch in scored], "#222222")]
     for k, name in enumerate(facts.classes[:7], start=1):
         values = [epoch["validation"].get("per_class", {}).get(name) for epoch in scored]
         if any(value is not None for value in values):
@@ -70,7 +71,8 @@ def _validation_chart(facts: RunFacts) -> str:
         )
         for k, (name, values, colour) in enumerate(columns)
     ]
-    title = "Dice on validation patients (chooses the checkpoint, is no result)"
+    of = "Dice of a linear probe" if facts.of_features else "Dice"
+    title = f"{of} on validation patients (chooses the checkpoint, is no result)"
     return chart_over_steps(lines, facts.epochs, y_label="Dice", title=title, y_limits=(0.0, 1.0))
 
 
@@ -112,7 +114,7 @@ def _summary(facts: RunFacts) -> str:
     cut = sum(event.get("event") == "out_of_memory" for event in facts.events)
     if cut:
         sentences.append(f"Memory ran out {counted(cut, 'time')}; batches were cut into parts.")
-    if not any(epoch.get("validation") for epoch in facts.epochs):
+    if not facts.of_features and not any(epoch.get("validation") for epoch in facts.epochs):
         sentences.append("No patient was kept for validation.")
     return " ".join(sentences)
 

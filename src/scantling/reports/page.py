@@ -9,6 +9,7 @@ import scantling
 from scantling.reports.contrast import contrast_section
 from scantling.reports.data_sheet import data_section
 from scantling.reports.facts import RunFacts
+from scantling.reports.health import health_section
 from scantling.reports.html import Child, Markup, element, join
 from scantling.reports.learning import curves_section
 from scantling.reports.repetition import repeat_section
@@ -26,7 +27,8 @@ from scantling.reports.wording import NOTHING, counted, moment, readable
 def page(facts: RunFacts) -> Markup:
     """The whole HTML document."""
     name = facts.plan.get("dataset") or facts.data_sheet.get("name") or "Run"
-    title = f"{name}: {'image model' if facts.of_images else 'segmentation'} report"
+    made = "image model" if facts.of_images else "pretraining" if facts.of_features else "segmentation"
+    title = f"{name}: {made} report"
     recipe = readable(str(facts.status.get("recipe", NOTHING)))
     n = len(active_warnings(facts))
     dimensions = facts.plan.get("dimensions")
@@ -38,7 +40,8 @@ def page(facts: RunFacts) -> Markup:
     ]
     sections = (
         verdict_section(facts),
-        None if facts.of_images else added_section(facts),
+        None if facts.of_images or facts.of_features else added_section(facts),
+        health_section(facts),
         worst_section(facts),
         failures_section(facts),
         data_section(facts),

@@ -21,6 +21,7 @@ def repeat_section(facts: RunFacts) -> Markup:
     machine = [
         ("seed", status.get("seed", NOTHING)),
         ("recipe", status.get("recipe", NOTHING)),
+        *([("started from", status["started_from"])] if status.get("started_from") else []),
         ("started", moment(status.get("started", NOTHING))),
         ("finished", moment(status.get("finished", NOTHING))),
         ("whole run", duration(status.get("seconds"))),

@@ -11,6 +11,7 @@ from scantling.errors import ConfigError
 from scantling.evaluation.summary import Summary
 from scantling.files import write_atomic, write_json
 from scantling.reports.facts import RunFacts, read_facts
+from scantling.reports.health import HEALTH
 from scantling.reports.page import page
 from scantling.reports.scores import case_scores, failures, pieces
 from scantling.reports.verdict import active_warnings, added_by_unlabelled, verdict
@@ -57,6 +58,7 @@ def report_json(facts: RunFacts) -> dict[str, Any]:
         "split": {name: value for name, value in facts.split.items() if name != "patients"},
         "data": {name: value for name, value in facts.data_sheet.items() if name != "cases"},
         "training": [dict(epoch) for epoch in facts.epochs],
+        "health": [dict(event) for event in facts.events if event.get("event") == HEALTH],
         "warnings": [dict(event) for event in active_warnings(facts)],
         "reliability": dict(facts.reliability),
         "hashes": dict(facts.hashes),

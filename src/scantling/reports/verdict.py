@@ -37,7 +37,8 @@ def verdict(facts: RunFacts) -> Verdict:
     evaluation = facts.evaluation
     if "verdict" in facts.status:
         split = str(facts.split.get("sentence", ""))
-        return Verdict(before=str(facts.status["verdict"]), score="", after="", caveats=(*_unfinished(facts), split))
+        caveats = (*_unfinished(facts), *_unheeded(facts), split)
+        return Verdict(before=str(facts.status["verdict"]), score="", after="", caveats=caveats)
     if evaluation is None or not evaluation.patients:
         return Verdict(
             before="Nothing was held out, so nothing can be said about how well new patients are segmented.",

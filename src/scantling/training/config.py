@@ -10,6 +10,7 @@ from pydantic import Field
 from scantling.config import Config, at_most_version
 from scantling.data.case import LabelKind
 from scantling.errors import ConfigError
+from scantling.networks import Tune
 from scantling.training.loop_state import LoopConfig
 
 SCHEMA_VERSION: Final = 1
@@ -25,6 +26,10 @@ class DataConfig(Config):
             (`{"site": "shenzhen"}`); they replace `fold`.
         fold: the held-out fold; "none" trains on every labelled case and can give no score.
         labels: how many labelled training cases may be used; the rest counts as unlabelled.
+        scored_kinds: of a run that learns features: the annotations by which patients are held out and features are
+            measured, those that fine-tuning will be scored by. Where no case has one, `label_kinds` are taken. Such a
+            run learns from labels of `label_kinds`, if its method reads any: silver ones, unless others are named.
+        allow_leak: let patients stand on two sides, those that `init` has learnt from included.
     """
 
     path: str
@@ -35,6 +40,7 @@ class DataConfig(Config):
     test_on: dict[str, str] = Field(default_factory=dict)
     fold: Annotated[int, Field(ge=0)] | Literal["none"] = 0
     labels: int | None = Field(default=None, ge=1)
+    scored_kinds: tuple[LabelKind, ...] = ("full", "slices")
     allow_leak: bool = False
 
 
@@ -63,7 +69,12 @@ class RunConfig(Config):
         time_seconds: budget of everything from reading to the held-out score.
         budget_ram_gib: kept by computing a batch in parts and with fewer workers, or the run is refused.
         budget_disk_gib: a run whose forecast is above is refused before it starts.
-        init: file of weights to start from (`.safetensors`, `.pth`); what fits is taken.
+        init: what to start from: a run folder or its model folder, whose plan is then obeyed too (grid, intensities,
+            patch, network), or a file of weights alone (`.safetensors`, `.pth`). What fits is taken.
+        tune: what is trained of it: all ("full"), all but the encoder ("frozen"), or the last head alone
+            ("linear-probe"). What is not trained keeps its statistics too.
+        selection: of a run that learns features: the weights that are kept, the last ones or those with the best
+            linear probe on labelled validation patients.
     """
 
     schema_version: Annotated[int, at_most_version(SCHEMA_VERSION)] = SCHEMA_VERSION
@@ -76,6 +87,8 @@ class RunConfig(Config):
     budget_ram_gib: float | None = Field(default=None, gt=0)
     budget_disk_gib: float | None = Field(default=None, gt=0)
     init: str | None = None
+    tune: Tune = "full"
+    selection: Literal["last", "probe"] = "last"
     data: DataConfig
     plan: PlanConfig = PlanConfig()
     training: LoopConfig = LoopConfig()

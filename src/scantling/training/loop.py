@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from typing import Final, final
+from typing import Any, Final, final
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from scantling.training.checkpoint import Checkpoint, load_checkpoint, save_chec
 from scantling.training.distributed import agree
 from scantling.training.interruption import BrokenOff
 from scantling.training.loop_state import LoopConfig, LoopState, Validate, Validation
-from scantling.training.observations import epoch_means, record
+from scantling.training.observations import epoch_means, record, record_health
 from scantling.training.optimisation import learning_rate, risen_rate, set_learning_rate
 from scantling.training.progress import Display, Moment, Silent
 from scantling.training.run_folder import RunFolder
@@ -306,12 +306,12 @@ class Loop:
             "learning_rate": state.learning_rate,
             "samples_per_second": None if math.isnan(self._rate) else round(self._rate, 2),
             "skipped": state.skipped,
-            "validation": None if score is None else {score.measure: score.score, "per_class": dict(score.per_class)},
+            "validation": _logged(score),
             **({"contrast": epoch_means(state)} if state.observed else {}),
         }
         self.run_folder.append_log("epoch", **facts)
         if self.board is not None:
-            self.board.epoch(facts)
+            self.board.epoch({**facts, "health": {} if score is None else score.figures})
         state.sums, state.counted, state.observed, state.logged_step = {}, 0, {}, state.step
         state.stopped_early = bool(self.config.patience) and state.validations_since_best >= self.config.patience
 
@@ -331,13 +331,17 @@ class Loop:
                 score = self.validate(network.eval())
         finally:
             network.train(was_training)
-        if self.state.best_score is None or score.score > self.state.best_score:
+        best = self.state.best_score
+        if score.score is not None and (best is None or score.score > best):
             self.state.best_score, self.state.validations_since_best = score.score, 0
             self.state.measure = score.measure
             self._best = {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
-        else:
+        elif score.score is not None:
             self.state.validations_since_best += 1
-        self.state.validation_seconds += time.monotonic() - began
+        seconds = time.monotonic() - began
+        self.state.validation_seconds += seconds
+        if score.figures:
+            record_health(score, self.state, self.run_folder, self.display, seconds=seconds)
         return score
 
     def _show(self, outcome: Outcome) -> None:
@@ -359,6 +363,13 @@ class Loop:
                 measure=self.state.measure,
             )
         )
+
+
+def _logged(score: Validation | None) -> dict[str, Any] | None:
+    """The epoch's entry on a validation; none where it chose nothing."""
+    if score is None or score.score is None:
+        return None
+    return {score.measure: score.score, "per_class": dict(score.per_class)}
 
 
 def _halved(patch: tuple[int, ...], divisor: tuple[int, ...]) -> tuple[int, ...] | None:

@@ -46,13 +46,17 @@ class Validation:
     """Score of a network on the inner validation patients; the highest chooses the checkpoint.
 
     Attributes:
+        score: None where nothing chooses: the last weights are kept, and no run ends early.
         measure: what `score` is, under which it is logged.
         per_class: the same of each class, where there are classes.
+        figures: the health of the network's features (`feature_validation.Health`), where it was measured: logged as
+            an event of its own and watched; what is not finite is logged as null.
     """
 
-    score: float
+    score: float | None
     measure: str = "mean_dice"
     per_class: Mapping[str, float] = field(default_factory=dict)
+    figures: Mapping[str, float] = field(default_factory=dict)
 
 
 Validate = Callable[[nn.Module], Validation]

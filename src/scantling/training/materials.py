@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from scantling.data.fingerprint import fingerprint
+from scantling.data.case import Case
 from scantling.data.inspect import Inspection, check_lock, inspect_dataset, write_lock
 from scantling.data.layouts import open_dataset
 from scantling.data.manifest import Manifest
 from scantling.data.plan import Plan
-from scantling.data.planning import DeviceKind, derive_plan
+from scantling.data.planning import DeviceKind
 from scantling.data.splits import Split, make_split
 from scantling.data.store import PreparedSet, Store
 from scantling.errors import DataError, PlanMismatch
-from scantling.files import read_json, write_json
-from scantling.networks import PRESETS, check_network_plan
+from scantling.files import write_json
 from scantling.recipes import RECIPES, parse_settings
 from scantling.training.config import RunConfig
+from scantling.training.initial import Start, check_start
 from scantling.training.progress import Display
 from scantling.training.run_folder import RunFolder
+from scantling.training.run_plan import plan_of_run
 from scantling.training.watchdog import NOTICE_AFTER, Watchdog
 from scantling.views.maker import ViewConfig
 
@@ -48,47 +48,41 @@ def gather(
     *,
     device_kind: DeviceKind,
     memory_gb: float | None = None,
+    start: Start | None = None,
     display: Display,
 ) -> Materials:
     """Everything up to the first step; what is already decided in the run folder is kept.
 
     Args:
         memory_gb: of the device, in 10^9 bytes; a plan for a GPU uses at most 80 % of it, and at most 12 GB.
+        start: what the run starts from; its plan is obeyed, and it must not have seen who is held out.
 
     Raises:
-        DataError: nothing to train on.
+        DataError: nothing to train on, or what the run starts from has learnt from patients who are held out.
         PlanMismatch: the plan in the folder is for other data, or the data changed since the run was started.
     """
-    manifest = open_dataset(Path(config.data.path), layout=config.data.layout)
-    if config.data.classes:
-        manifest = replace(manifest, classes=manifest.classes.subset(config.data.classes))
-    inspection = inspect_dataset(manifest)
-    for line in inspection.summary_lines():
-        display.say(line)
-    manifest = inspection.usable
-    keep_lock(run, manifest, inspection)
+    manifest = read_data(run, config, display)
     split = Split.load(run.split) if run.split.is_file() else _split(manifest, config)
     if run.writable:
         split.save(run.split)
+    if start is not None:
+        check_start(start, config, split, run, display)
     manifest = _searched_classes(manifest, split, config, display)
-    if run.plan.is_file():
-        plan = Plan.parse(read_json(run.plan), where=str(run.plan))
-        _require_fit(plan, manifest)
-    else:
-        plan = _plan(manifest, split, config, device_kind, memory_gb)
-        write_json(run.plan, plan.model_dump(mode="json"))  # the others find it there
-    display.say(_recipe_sentence(config, split))
-    check_network_plan(plan.network, dimensions=plan.dimensions)
-    display.say(f"Plan: {describe(plan)}")
-    for decision, reason in plan.reasons.items():
-        display.detail(f"  {decision}: {reason}")
+    kinds = config.data.label_kinds
+    cases = [manifest.case(c) for c in split.train]
+    plan = plan_of_run(
+        run, manifest, cases, config,
+        device_kind=device_kind, memory_gb=memory_gb, label_kinds=kinds, measured_kinds=kinds, start=start,
+        display=display, head=_recipe_sentence(config, split),
+    )  # fmt: skip
     store = Store(cache_folder(run))
     unlabelled = split.unlabelled if RECIPES[config.recipe].uses_unlabelled else ()
-    others = _shows_alternatives(config)
-    train = _prepared(store, (*split.train, *unlabelled), manifest, plan, display, alternatives=others)
+    others = shows_alternatives(config)
+    learnt_from = [*cases, *(without_labels(manifest.case(c)) for c in unlabelled)]
+    train = prepared(store, learnt_from, manifest, plan, display, alternatives=others)
     if others:
-        display.say(_alternatives_sentence(train))
-    validation = _prepared(store, split.validation, manifest, plan, display)
+        display.say(alternatives_sentence(train))
+    validation = prepared(store, [manifest.case(c) for c in split.validation], manifest, plan, display)
     for note in (*train.notes, *validation.notes):
         display.say(note)
     run.update(
@@ -100,6 +94,23 @@ def gather(
         }
     )
     return Materials(manifest=manifest, split=split, plan=plan, train=train, validation=validation)
+
+
+def read_data(run: RunFolder, config: RunConfig, display: Display) -> Manifest:
+    """The usable part of the data set, looked at and locked.
+
+    Raises:
+        PlanMismatch: the data changed since the run was started.
+    """
+    manifest = open_dataset(Path(config.data.path), layout=config.data.layout)
+    if config.data.classes:
+        manifest = replace(manifest, classes=manifest.classes.subset(config.data.classes))
+    inspection = inspect_dataset(manifest)
+    for line in inspection.summary_lines():
+        display.say(line)
+    manifest = inspection.usable
+    keep_lock(run, manifest, inspection)
+    return manifest
 
 
 def _split(manifest: Manifest, config: RunConfig) -> Split:
@@ -124,36 +135,9 @@ def _split(manifest: Manifest, config: RunConfig) -> Split:
     return split
 
 
-def _plan(
-    manifest: Manifest, split: Split, config: RunConfig, device_kind: DeviceKind, memory_gb: float | None
-) -> Plan:
-    facts = fingerprint(manifest, [manifest.case(c) for c in split.train], config.data.label_kinds)
-    wanted = config.plan
-    plan = derive_plan(
-        facts,
-        manifest,
-        dimensions=wanted.dimensions,
-        device_kind=device_kind,
-        memory_gb=None if memory_gb is None else min(0.8 * memory_gb, 12.0),
-        label_kinds=config.data.label_kinds,
-        spacing_mm=wanted.spacing_mm,
-        patch_size=wanted.patch_size,
-        batch_size=wanted.batch_size,
-    )
-    network = PRESETS.get(wanted.network or "", plan.network)
-    if wanted.network in ("plain_unet", "residual_unet"):
-        network = network.model_copy(update={"kind": wanted.network})
-    if wanted.deep_supervision is not None:
-        network = network.model_copy(update={"deep_supervision": wanted.deep_supervision})
-    divisor = [math.prod(stride) for stride in zip(*network.strides, strict=True)]
-    patch = tuple(-(-n // d) * d for n, d in zip(plan.patch_size, divisor, strict=False))
-    mirror = plan.mirror_axes if wanted.mirror_axes is None else wanted.mirror_axes
-    return plan.model_copy(update={"network": network, "patch_size": patch, "mirror_axes": mirror})
-
-
-def _prepared(
+def prepared(
     store: Store,
-    case_ids: Sequence[str],
+    cases: Sequence[Case],
     manifest: Manifest,
     plan: Plan,
     display: Display,
@@ -164,23 +148,30 @@ def _prepared(
     with Watchdog(display.say, notice_after=NOTICE_AFTER) as dog:
 
         def at(done: int, _total: int) -> None:
-            dog.at(f"preparing case {case_ids[done]}" if done < len(case_ids) else None)
+            dog.at(f"preparing case {cases[done].case_id}" if done < len(cases) else None)
 
-        at(0, len(case_ids))
-        return store.prepare([manifest.case(c) for c in case_ids], manifest, plan, at, alternatives=alternatives)
+        at(0, len(cases))
+        return store.prepare(cases, manifest, plan, at, alternatives=alternatives)
 
 
-def _shows_alternatives(config: RunConfig) -> bool:
+def without_labels(case: Case) -> Case:
+    """The case as if nobody had annotated it, as one outside a budget of labels must be."""
+    return replace(case, annotations=())
+
+
+def shows_alternatives(config: RunConfig) -> bool:
     """Whether the recipe's views show other images of an anatomy than its own."""
     views = getattr(parse_settings(config.recipe, config.settings), "views", None)
     return isinstance(views, ViewConfig) and views.image_of_view != "own"
 
 
-def _alternatives_sentence(prepared: PreparedSet) -> str:
-    having = sum(bool(case.alternatives) for case in prepared.cases)
+def alternatives_sentence(prepared_cases: PreparedSet) -> str:
+    """How many counterfactuals the views show."""
+    cases = prepared_cases.cases
+    having = sum(bool(case.alternatives) for case in cases)
     if not having:
         return "Views: no case has a counterfactual, so all views show its own image; see 'scantling generate'."
-    return f"Views: {prepared.n_alternatives} counterfactuals of {having} of {len(prepared.cases)} cases are shown too"
+    return f"Views: {prepared_cases.n_alternatives} counterfactuals of {having} of {len(cases)} cases are shown too"
 
 
 def _recipe_sentence(config: RunConfig, split: Split) -> str:
@@ -192,20 +183,6 @@ def _recipe_sentence(config: RunConfig, split: Split) -> str:
     if RECIPES[config.recipe].uses_unlabelled:
         return f"{sentence} and {len(split.unlabelled)} unlabelled ones"
     return f"{sentence}; the {len(split.unlabelled)} unlabelled ones are not used by it"
-
-
-def _require_fit(plan: Plan, manifest: Manifest) -> None:
-    """Refuse a plan made for other channels or classes."""
-    for what, of_plan, of_data in (
-        ("channels", plan.channels, manifest.channels),
-        ("classes", plan.classes.names, manifest.classes.names),
-    ):
-        if of_plan != of_data:
-            raise PlanMismatch(
-                f"plan.json: made for {what} {', '.join(of_plan)}, but {manifest.name} has {', '.join(of_data)}; "
-                "plan anew, or choose --classes",
-                code="E-PLN-06",
-            )
 
 
 def _searched_classes(manifest: Manifest, split: Split, config: RunConfig, display: Display) -> Manifest:
@@ -240,13 +217,3 @@ def cache_folder(run: RunFolder) -> Path:
     """Prepared cases live in `SCANTLING_CACHE`, where several runs share them, else in the run folder."""
     named = os.environ.get("SCANTLING_CACHE")
     return Path(named) if named else run.path / "cache"
-
-
-def describe(plan: Plan) -> str:
-    """A plan in one line."""
-    grid = " x ".join("own" if mm is None else f"{mm:g}" for mm in plan.spacing_mm)
-    patch = " x ".join(map(str, plan.patch_size))
-    return (
-        f"{plan.dimensions}D {plan.network.kind} of {'-'.join(map(str, plan.network.features))} features, grid {grid} "
-        f"mm, patch {patch}, batch {plan.batch_size}"
-    )

@@ -95,6 +95,7 @@ class Road(ABC):
             score: name of what chose the checkpoint.
         """
         best = loop.state.best_score
+        start = self.run.status().get("started_from")
         return {
             "recipe": self.config.recipe,
             "seed": self.config.seed,
@@ -106,6 +107,7 @@ class Road(ABC):
             "steps": loop.state.step,
             "training_seconds": round(loop.state.elapsed, 1),
             "selected_on": None if best is None else {score: best},
+            **({"started_from": start} if start else {}),
         }
 
     @abstractmethod

@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+from scantling.contrast.observation import FEATURES
 from scantling.errors import DataError, IntegrityError
 from scantling.files import disk_errors, new_folder, sha256_bytes, sha256_file, write_atomic
 from scantling.training.run_lock import refuse_if_training
@@ -27,7 +28,7 @@ SCHEMA_VERSION: Final = 1
 STATUS: Final = "run.json"
 DECIDING: Final = ("config.toml", "plan.json", "splits.json", "data.lock.json")
 """Files that a run depends on to the end and that nobody may change under it."""
-_LOGGED_AGAIN: Final = ("epoch", "contrast_warning", "contrast_recovered")
+_LOGGED_AGAIN: Final = ("epoch", "health", "contrast_warning", "contrast_recovered")
 """Events that count the steps taken, and that a run which is done again from a checkpoint logs again."""
 _SEAL: Final = re.compile(rb',\n  "sha256": "([0-9a-f]{64})"\n}\n\Z')
 
@@ -179,9 +180,9 @@ class RunFolder:
             if event.get("event") == "resumed":
                 resumed_at = event.get("step")
                 events = [earlier for earlier in events if not _is_done_again(earlier, resumed_at)]
-            elif event.get("event") == "epoch" and event.get("step") == resumed_at:
-                # the checkpoint is of this very step, but from before the epoch's line
-                events = [earlier for earlier in events if not _is_epoch_at(earlier, resumed_at)]
+            elif event.get("event") in ("epoch", "health") and event.get("step") == resumed_at:
+                # the checkpoint is of this very step, but from before the validation and the epoch's line
+                events = [earlier for earlier in events if not _is_of_epoch(earlier, event)]
             events.append(event)
         return iter(events)
 
@@ -241,8 +242,12 @@ def _is_done_again(event: Mapping[str, Any], resumed_at: object) -> bool:
     return event.get("event") in _LOGGED_AGAIN and step > resumed_at
 
 
-def _is_epoch_at(event: Mapping[str, Any], step: object) -> bool:
-    return event.get("event") == "epoch" and event.get("step") == step
+def _is_of_epoch(event: Mapping[str, Any], again: Mapping[str, Any]) -> bool:
+    """Whether an event of the same step is what the new one stands for: the same, or warnings of a validation."""
+    kinds = {"epoch": ("epoch",), "health": ("health", "contrast_warning", "contrast_recovered")}[again["event"]]
+    if event.get("event") not in kinds or event.get("step") != again.get("step"):
+        return False
+    return event.get("event") == again["event"] or event.get("term") == FEATURES
 
 
 def _sealed(facts: Mapping[str, Any]) -> bytes:

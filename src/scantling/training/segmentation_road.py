@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from pathlib import Path
 from typing import ClassVar, final
 
 from torch import nn
@@ -12,14 +11,13 @@ from torch import nn
 from scantling.config import Config
 from scantling.data.dataset import PatchDataset
 from scantling.data.plan import Plan
-from scantling.files import write_atomic
 from scantling.inference.device import device_memory_gb
 from scantling.inference.model_folder import save_model
-from scantling.networks import load_initial
 from scantling.recipes import build_recipe
 from scantling.seeding import torch_generator
 from scantling.training.checkpoint import has_checkpoint
 from scantling.training.held_out import held_out_seconds, score_held_out
+from scantling.training.initial import Start, begin, start_of
 from scantling.training.interruption import StopSignals
 from scantling.training.loop import Loop
 from scantling.training.materials import Materials, gather
@@ -35,13 +33,16 @@ class SegmentationRoad(Road):
 
     plan_type: ClassVar[type[Config]] = Plan
     materials: Materials
+    start: Start | None
 
     def gather(self) -> None:
+        self.start = None if has_checkpoint(self.run.checkpoints) else start_of(self.config)
         self.materials = gather(
             self.run,
             self.config,
             device_kind="cuda" if self.device.type == "cuda" else "cpu",
             memory_gb=device_memory_gb(self.device),
+            start=self.start,
             display=self.display,
         )
 
@@ -54,13 +55,9 @@ class SegmentationRoad(Road):
         return self.materials.split.sentence
 
     def loop(self, stop: StopSignals) -> Loop:
-        run, config, plan = self.run, self.config, self.materials.plan
+        config, plan = self.config, self.materials.plan
         recipe = build_recipe(config.recipe, config.settings, plan, torch_generator(config.seed, "weights"))
-        if config.init is not None and not has_checkpoint(run.checkpoints):
-            report = load_initial(recipe.deployable(), Path(config.init), plan.network)
-            self.display.say(str(report))
-            if run.writable:
-                write_atomic(run.path / "transfer.txt", str(report).encode())
+        begin(recipe.deployable(), plan, config, self.start, run=self.run, display=self.display)
         source = PatchDataset(
             self.materials.train,
             plan,

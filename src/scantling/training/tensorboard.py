@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,13 +28,15 @@ class TensorBoard:
         self._writer: Any = SummaryWriter(str(folder))
 
     def epoch(self, event: dict[str, Any]) -> None:
-        """Add the losses, the learning rate, the throughput, the validation scores and what the contrast saw."""
+        """Add the losses, the learning rate, the throughput, the validation scores, what the contrast saw, and the
+        health of the features."""
         scalars = {f"loss/{name}": value for name, value in event["losses"].items()}
         scalars |= {name: event[name] for name in ("learning_rate", "samples_per_second") if event[name] is not None}
         if event["validation"] is not None:
             scores = {**event["validation"], **event["validation"]["per_class"]}
             scalars |= {f"validation/{name}": value for name, value in scores.items() if name != "per_class"}
         scalars |= _by_path("contrast", event.get("contrast", {}))
+        scalars |= {f"health/{name}": value for name, value in event.get("health", {}).items() if math.isfinite(value)}
         for name, value in scalars.items():
             self._writer.add_scalar(name, value, event["step"])
         self._writer.flush()

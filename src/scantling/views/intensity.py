@@ -37,6 +37,10 @@ class IntensityConfig(Config):
         gamma: exponent on the intensities rescaled to [0, 1], log-uniform; mean and deviation are restored.
         inverted_gamma_probability: of doing so on the negative, after the plain one.
         solarise: from this fraction of the range upwards intensities are mirrored; 0 makes the negative.
+        jitter_probability: of changing exposure and contrast together, before the blur; what leaves the image's range
+            is cut, as `contrast` and `brightness` do not.
+        exposure: factor on the distance from the darkest value, in the jitter.
+        jitter_contrast: factor on the distance from the mean, in the jitter.
     """
 
     bias_probability: float = Field(default=0.1, ge=0, le=1)
@@ -56,8 +60,11 @@ class IntensityConfig(Config):
     inverted_gamma_probability: float = Field(default=0.1, ge=0, le=1)
     solarise_probability: float = Field(default=0.0, ge=0, le=1)
     solarise: tuple[float, float] = (0.4, 0.8)
+    jitter_probability: float = Field(default=0.0, ge=0, le=1)
+    exposure: tuple[float, float] = (0.6, 1.4)
+    jitter_contrast: tuple[float, float] = (0.6, 1.4)
 
-    @field_validator("blur", "low_resolution", "noise", "contrast", "gamma", "solarise")
+    @field_validator("blur", "low_resolution", "noise", "contrast", "gamma", "solarise", "exposure", "jitter_contrast")
     @classmethod
     def _ranges_rise(cls, value: tuple[float, float]) -> tuple[float, float]:
         if not 0 <= value[0] <= value[1] < float("inf"):
@@ -79,6 +86,7 @@ class IntensityDraw:
     Attributes:
         bias: polynomial coefficients, one axis of length 4 per image axis, constant term 0.
         noise_seed: starts the generator of the white noise.
+        jitter: factors of exposure and contrast.
     """
 
     bias: tuple[float, ...] | None = None
@@ -91,6 +99,7 @@ class IntensityDraw:
     gamma: float | None = None
     inverted_gamma: float | None = None
     solarise: float | None = None
+    jitter: tuple[float, float] | None = None
 
 
 def draw_intensity(rng: np.random.Generator, config: IntensityConfig, *, dimensions: int) -> IntensityDraw:
@@ -102,6 +111,7 @@ def draw_intensity(rng: np.random.Generator, config: IntensityConfig, *, dimensi
     gates, values = rng.random(9), rng.random(9)
     coefficients = rng.uniform(-1, 1, (_BIAS_ORDER + 1,) * dimensions)
     noise_seed = int(rng.integers(2**62))
+    jitter_gate, *jitter_values = rng.random(3).tolist()  # what is new is drawn last: older draws stay as they were
 
     def within(position: int, probability: float, low: float, high: float) -> float | None:
         return float(low + (high - low) * values[position]) if gates[position] < probability else None
@@ -115,6 +125,13 @@ def draw_intensity(rng: np.random.Generator, config: IntensityConfig, *, dimensi
         orders = np.indices(coefficients.shape).sum(axis=0)
         kept = (orders >= 1) & (orders <= _BIAS_ORDER)
         bias = tuple((config.bias * coefficients * kept).ravel().tolist())
+    jitter = None
+    if jitter_gate < config.jitter_probability:
+        exposure, contrast = (
+            low + (high - low) * value
+            for (low, high), value in zip((config.exposure, config.jitter_contrast), jitter_values, strict=True)
+        )
+        jitter = exposure, contrast
     return IntensityDraw(
         bias=bias,
         blur=within(1, config.blur_probability, *config.blur),
@@ -126,13 +143,14 @@ def draw_intensity(rng: np.random.Generator, config: IntensityConfig, *, dimensi
         gamma=exponent(6, config.gamma_probability),
         inverted_gamma=exponent(7, config.inverted_gamma_probability),
         solarise=within(8, config.solarise_probability, *config.solarise),
+        jitter=jitter,
     )
 
 
 def apply_intensity(
     images: Images, draws: Sequence[IntensityDraw], *, spacing_mm: Sequence[float], thick_slices: bool
 ) -> Images:
-    """All drawn changes, in the order light, optics, sampling, sensor, display. The input is not touched."""
+    """All drawn changes, in the order light, jitter, optics, sampling, sensor, display. The input is not touched."""
     own = False  # whether `images` may be written to
     for name in _ORDER:
         drawn = [(row, getattr(draw, name)) for row, draw in enumerate(draws) if getattr(draw, name) is not None]
@@ -166,6 +184,8 @@ def _change(
     match name:
         case "bias":
             return bias_field(images, values.reshape(-1, *[_BIAS_ORDER + 1] * (images.ndim - 2)).to(images.device))
+        case "jitter":
+            return jitter(images, *values.to(images.device).unbind(dim=1))
         case "blur":
             finest = min(spacing_mm)
             return gaussian_blur(images, values[:, None] * torch.tensor([finest / mm for mm in spacing_mm]))
@@ -194,6 +214,20 @@ def bias_field(images: Images, coefficients: Float[Tensor, "batch *order"]) -> I
         exponent = torch.tensordot(exponent, powers, dims=([1], [0]))
     low, _ = _range(images)
     return low + (images - low) * exponent.exp().unsqueeze(1)
+
+
+def jitter(images: Images, exposure: Float[Tensor, "batch"], contrast: Float[Tensor, "batch"]) -> Images:
+    """Distances from the darkest value times `exposure`, then those from the mean times `contrast`, both cut.
+
+    After either step what lies outside the range that the image had is moved to its ends, as it is where intensities
+    are stored. A constant image stays as it is.
+
+    Source: Chen et al. 2020, "A simple framework for contrastive learning of visual representations", App. A (colour
+        jitter); the darkest and the brightest value stand for black and white, which normalised images no longer know.
+    """
+    low, high = _range(images)
+    exposed = torch.clamp(low + (images - low) * _per_image(exposure, images), low, high)
+    return torch.clamp(scale_contrast(exposed, contrast), low, high)
 
 
 def gaussian_blur(images: Images, sigma_voxels: Float[Tensor, "batch axis"]) -> Images:
@@ -317,4 +351,4 @@ _CURVES: Final[Mapping[str, Callable[[Tensor, Tensor], Tensor]]] = {
     "inverted_gamma": inverted_gamma_curve,
     "solarise": solarise,
 }
-_ORDER: Final = ("bias", "blur", "low_resolution", "noise", *_CURVES)
+_ORDER: Final = ("bias", "jitter", "blur", "low_resolution", "noise", *_CURVES)

@@ -9,19 +9,21 @@ from typing import Any, Final
 from scantling.data.splits import Split
 from scantling.files import read_json, write_json
 from scantling.inference.predict import RECORD
+from scantling.training.seen import seen_before
 
 _KEY: Final = "learnt_from"
 
 
 def record_learnt_cases(run: Path, predictions: Path) -> None:
-    """Add to `predictions.json` the cases that bear names of the run's training or validation cases.
+    """Add to `predictions.json` the cases that bear names of the run's training or validation cases, or of those
+    that what it started from has learnt from.
 
     A model folder without its run does not say what it was trained on; then nothing is added.
     """
     if not (run / "splits.json").is_file():
         return
     split = Split.load(run / "splits.json")
-    learnt = {*split.train, *split.validation}
+    learnt = {*split.train, *split.validation, *seen_before(run, split)}
     record = _record(predictions)
     found = [entry["case"] for entry in record.get("cases", ()) if entry["case"] in learnt]
     write_json(predictions / RECORD, {**record, _KEY: found})

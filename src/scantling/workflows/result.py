@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from scantling.evaluation.evaluate import Evaluation
+from scantling.training.initial import how_to_use
 from scantling.training.run_folder import RunFolder
 
 
@@ -41,6 +42,10 @@ class RunResult:
         """What was wrong with the contrast when training ended, a sentence each."""
         return list(self.status.get("contrast_warnings", ()))
 
+    @property
+    def _of_features(self) -> bool:
+        return self.status.get("learns") == "features"
+
     def to_json(self) -> dict[str, Any]:
         """The same facts as `text`, for scripts."""
         return {
@@ -49,6 +54,7 @@ class RunResult:
             "warnings": self.warnings,
             "report": str(self.report) if self.report.is_file() else None,
             "held_out": None if self.evaluation is None else _held_out(self.evaluation),
+            **({"health": self.status.get("health"), "use": how_to_use(self.path)} if self._of_features else {}),
         }
 
     def text(self) -> str:
@@ -58,7 +64,8 @@ class RunResult:
         none = self.status.get("verdict", "No case was held out, so there is no score.")
         verdict = none if self.evaluation is None else self.evaluation.verdict()
         cautions = "".join(f"\nWarning, as training ended: {sentence}." for sentence in self.warnings)
-        return f"{verdict}{cautions}\nmodel:  {self.path / 'model'}\nreport: {self.report}"
+        use = f"\nuse:    {how_to_use(self.path)}" if self._of_features else ""
+        return f"{verdict}{cautions}\nmodel:  {self.path / 'model'}\nreport: {self.report}{use}"
 
 
 def _held_out(evaluation: Evaluation) -> dict[str, Any]:

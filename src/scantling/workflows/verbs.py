@@ -7,7 +7,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from scantling.config import apply_overrides
 from scantling.data.inspect import Inspection, inspect_dataset, write_lock
@@ -32,6 +32,9 @@ from scantling.workflows.learnt_cases import learnt_note, record_learnt_cases
 from scantling.workflows.misfits import draw_misfits, require_fix, write_copies
 from scantling.workflows.result import RunResult
 
+_FEATURE_DEFAULTS: Final = {"data": {"label_kinds": ["silver"]}}
+"""Of a run that learns features: labels that a person drew are left for fine-tuning."""
+
 
 def train(
     data: Path | str,
@@ -51,6 +54,7 @@ def train(
     config: Path | str | None = None,
     plan: Path | str | None = None,
     init: Path | str | None = None,
+    tune: str | None = None,
     settings: Sequence[str] = (),
     layout: str | None = None,
     device: str | None = None,
@@ -72,16 +76,18 @@ def train(
         fold: held-out fold; "none" trains on every labelled case.
         train_on, test_on: `column=value` pairs that choose the training and the held-out cases.
         plan: `plan.json` of another run, edited or not, to be obeyed.
-        init: file of weights (`.safetensors`, `.pth`) to start from; `transfer.txt` says what fitted.
+        init: run folder or model folder to start from, whose plan is obeyed too unless `plan` is given, or a file of
+            weights (`.safetensors`, `.pth`); `transfer.txt` says what fitted.
+        tune: what of it is trained: "full", "frozen" (all but the encoder), "linear-probe" (the last head alone).
         budget_ram: "8G"; kept by computing a batch in parts and with fewer workers, or the run is refused.
         budget_disk: "8G"; a run whose forecast is above is refused before it starts.
         settings: `a.b=value` overrides of any field of `RunConfig`.
 
     Raises:
         ConfigError: a setting is wrong, or the run folder is in use.
-        DataError: there is nothing to train on.
+        DataError: there is nothing to train on, or `init` has learnt from patients who are held out.
     """
-    values: dict[str, Any] = {} if config is None else _read_toml(Path(config))
+    values: dict[str, Any] = {} if config is None else read_toml(Path(config))
     given: dict[str, Any] = {
         "recipe": recipe, "seed": seed, "device": device, "workers": workers,
         "time_seconds": parse_duration(time) if isinstance(time, str) else time,
@@ -90,7 +96,7 @@ def train(
         "data.test_on": _pairs(test_on) or None, "plan.dimensions": dimensions, "training.steps": steps,
         "budget_ram_gib": None if budget_ram is None else parse_size(budget_ram),
         "budget_disk_gib": None if budget_disk is None else parse_size(budget_disk),
-        "init": None if init is None else str(Path(init).resolve()),
+        "init": None if init is None else str(Path(init).resolve()), "tune": tune,
     }  # fmt: skip
     given["data.path"] = str(Path(data).resolve())
     if fold is not None:
@@ -102,6 +108,8 @@ def train(
     name = values.get("recipe", "supervised")
     if isinstance(name, str) and name in RECIPES:
         values = _under(RECIPES[name].run_defaults, values)
+        if RECIPES[name].learns == "features":
+            values = _under(_FEATURE_DEFAULTS, values)
     resolved = RunConfig.parse(values, where="train")
     if resolved.training.steps is not None and time is not None:
         raise ConfigError("--time and --steps: a run ends by the clock or by its steps; give one", code="E-CFG-17")
@@ -274,7 +282,12 @@ def _next_run(data: Path) -> Path:
     return next(p for n in itertools.count(1) if not (p := Path("runs") / f"{data.resolve().name}-{n}").exists())
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def read_toml(path: Path) -> dict[str, Any]:
+    """The settings in a file.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
     try:
         return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:

@@ -1,0 +1,47 @@
+"""Parts of a network that stay as they are, to the bit, while the rest is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+from torch import nn
+
+from scantling.networks.unet import UNet
+
+Tune = Literal["full", "frozen", "linear-probe"]
+
+
+def fix_parts(network: UNet, tune: Tune) -> None:
+    """Keep the encoder ("frozen"), or all but the head of the finest level ("linear-probe"), from being trained.
+
+    What is fixed gets no gradient, hence no state in an optimiser built afterwards, and works as in evaluation
+    whatever mode the network is in: its normalisation reads running statistics and never moves them, its dropout
+    drops nothing. Copies of the network keep that.
+    """
+    for part in _fixed(network, tune):
+        part.requires_grad_(False)
+        part.register_forward_pre_hook(_evaluate)
+
+
+def untrained(network: nn.Module) -> set[str]:
+    """Names of the parameters and buffers of every layer of which no parameter is trained."""
+    names: set[str] = set()
+    for prefix, layer in network.named_modules():
+        own = [parameter.requires_grad for parameter in layer.parameters(recurse=False)]
+        if own and not any(own):
+            tensors = (*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False))
+            names |= {f"{prefix}.{name}" if prefix else name for name, _ in tensors}
+    return names
+
+
+def _fixed(network: UNet, tune: Tune) -> Iterator[nn.Module]:
+    if tune != "full":
+        yield from network.encoder
+    if tune == "linear-probe":
+        yield from network.decoder
+        yield from network.heads[1:]
+
+
+def _evaluate(part: nn.Module, _inputs: Any) -> None:
+    part.eval()

@@ -1,0 +1,188 @@
+"""What the recipes of dual- and multi-view contrast share: settings, a network up to a tap, its pixels projected."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar, Final, Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from scantling.contrast.class_sampling import balanced_points
+from scantling.contrast.diagnostics import Diagnostics
+from scantling.contrast.pairing import PairRule
+from scantling.contrast.points import Points, gather
+from scantling.contrast.relations import SameClass
+from scantling.data.plan import Plan
+from scantling.errors import ConfigError
+from scantling.networks.projection import PixelProjection, chosen_tap, dense_features, freeze_beyond
+from scantling.recipes.pretraining import PretrainingConfig, network_of, views_of
+from scantling.recipes.recipe import Recipe
+from scantling.shapes import IGNORE
+from scantling.views.maker import ViewConfig
+from scantling.views.published import published_views
+from scantling.views.view import ViewBatch
+
+BACKGROUND: Final = 0
+
+
+class PixelContrastConfig(PretrainingConfig):
+    """Views, network and pixels; the defaults are the published run.
+
+    Attributes:
+        views: what differs from the published four; with `views.image_of_view = "own"` all of them show the real
+            image: the control at an equal number of views.
+        tap: the feature map that is contrasted, such as "decoder.2"; "" is the finest decoder level. What lies beyond
+            is not computed.
+        points: places of each view, or of each pair of views.
+        temperature: divides the cosines.
+        compat: "released" computes what the released code does, where it differs from the method. It knows no trust
+            in labels and no partly labelled images.
+    """
+
+    views: ViewConfig = published_views()
+    tap: str = ""
+    points: int = Field(default=1000, ge=1)
+    temperature: float = Field(default=0.7, gt=0)
+    compat: Literal["intended", "released"] = "intended"
+
+    unreleased: ClassVar[tuple[str, ...]] = ()
+    """Settings that the released code does not have."""
+
+    @model_validator(mode="after")
+    def _is_as_released(self) -> PixelContrastConfig:
+        for name in self.unreleased if self.compat == "released" else ():
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ConfigError(
+                    f"recipe.{name} = {getattr(self, name)!r}: the released code has no such thing; leave it out, or "
+                    "set recipe.compat to 'intended'",
+                    code="E-CFG-63",
+                )
+        return self
+
+
+class PixelContrast(Recipe):
+    """A network up to a tap, and the projection of its pixels."""
+
+    learns: ClassVar = "features"
+    uses_unlabelled: ClassVar[bool] = True
+    run_defaults: ClassVar = {
+        "training": {
+            "optimisation": {
+                "learning_rate": 3e-3,
+                "final_share": 1 / 3000,
+                "weight_decay": 0.01,
+                "warmup_fraction": 0.25,
+                "gradient_clip": 1.0,
+                "average_decay": 0.0,
+            }
+        }
+    }
+    """The published ones: 5 of 20 epochs of a rising rate, then a cosine to 1e-6; no averaged weights."""
+
+    def __init__(self, config: PixelContrastConfig, plan: Plan, generator: torch.Generator) -> None:
+        super().__init__(config, plan, generator)
+        if self.from_labels and len(plan.classes.names) < 2:
+            raise ConfigError(
+                "this recipe learns from label maps, and the plan has no class but background; choose label kinds that "
+                "the data has (--label-kinds silver), or a recipe without labels, such as dvd_cl or mvd_cl",
+                code="E-CFG-64",
+            )
+        self._views = views_of(config, plan)
+        self.network = network_of(plan, generator)
+        self.tap = chosen_tap(self.network, config.tap)
+        freeze_beyond(self.network, self.tap)
+        self.projection = PixelProjection(
+            self.network.taps[self.tap].channels, config.hidden, config.embedding, generator=generator
+        )
+        self.diagnostics = Diagnostics(plan.classes.names)
+
+    def views(self) -> ViewConfig:
+        return self._views
+
+    def deployable(self) -> nn.Module:
+        return self.network
+
+    def embedded(
+        self, batch: ViewBatch, points: Points, *, interpolation: Literal["linear", "nearest"] = "linear"
+    ) -> Float[Tensor, "batch viewed point embedding"]:
+        """The projected features of some places; only these are projected."""
+        features = dense_features(self.network, batch.images, self.tap)
+        result: Tensor = self.projection(gather(features, points, batch.view_shape, interpolation=interpolation))
+        return result
+
+
+def one_length(values: Any, share: str, mm: str) -> Any:
+    """Settings in which a length in mm takes the place of a default share of the image side."""
+    if isinstance(values, Mapping) and values.get(mm) is not None and share not in values:
+        return {**values, share: None}
+    return values
+
+
+def require_one_length(share: float | None, mm: float | None, *, name: str, needed: bool) -> None:
+    """Refuse a length that is given twice, or not at all where it is needed.
+
+    Raises:
+        ConfigError: naming both settings.
+    """
+    if share is not None and mm is not None:
+        raise ConfigError(
+            f"recipe.{name} = {share:g} and recipe.{name}_mm = {mm:g}: one length in two ways; give it as a share of "
+            "the image side or in mm",
+            code="E-CFG-62",
+        )
+    if needed and share is None and mm is None:
+        raise ConfigError(
+            f"recipe.{name}: no length; give it as a share of the image side, or as {name}_mm", code="E-CFG-62"
+        )
+
+
+def length_mm(share: float | None, mm: float | None, batch: ViewBatch) -> float | None:
+    """A length in mm; as a share, of the shorter side of a view at its own size, in the slice for volumes.
+
+    A view at its own size is the patch of the plan: the image, where images are not larger than that.
+    """
+    if share is None:
+        return mm
+    sides = [n * spacing for n, spacing in zip(batch.view_shape, batch.spacing_mm, strict=True)]
+    return share * min(sides[-2:])
+
+
+def inside_image(batch: ViewBatch) -> Bool[Tensor, "batch view *spatial"]:
+    """Pixels of the image, whatever is known of them: a label that is not trusted says nothing against its pixel."""
+    return (batch.weights > 0) | (batch.label_maps != IGNORE)
+
+
+def labelled(batch: ViewBatch) -> Bool[Tensor, "batch view *spatial"]:
+    """Pixels with a label that is trusted."""
+    return (batch.weights > 0) & (batch.label_maps != IGNORE)
+
+
+def class_rule(*, background_anchors: bool) -> PairRule:
+    """Pixels of one class, as far as their labels are trusted; background is a class among others only if it is asked
+    for, and otherwise a negative of the others."""
+    return PairRule(SameClass() if background_anchors else SameClass(without=(BACKGROUND,)), trust=True)
+
+
+def quota_points(
+    batch: ViewBatch,
+    n: int,
+    rng: torch.Generator,
+    *,
+    n_classes: int,
+    among: Bool[Tensor, "batch view *spatial"],
+    views: Sequence[int],
+) -> Points:
+    """`n` pixels of each of some views, on average in equal numbers from the classes that the view shows."""
+    labels, eligible = (torch.stack([maps[:, view] for view in views], dim=1) for maps in (batch.label_maps, among))
+    points = balanced_points(labels, n, rng, classes=range(n_classes), among=eligible)
+    return replace(points, views=tuple(views))
+
+
+def anchor_labels(batch: ViewBatch, *, background_anchors: bool) -> Int[Tensor, "batch view *spatial"]:
+    """The labels that anchors are drawn from, for the diagnostics; IGNORE elsewhere."""
+    labels = torch.where(labelled(batch), batch.label_maps, IGNORE)
+    return labels if background_anchors else labels.masked_fill(labels == BACKGROUND, IGNORE)
