@@ -13,8 +13,7 @@ _hook.__enter__()
 
 import torch  # noqa: E402
 
-_PROCESSES = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-torch.set_num_threads(max(min(2, os.cpu_count() or 1) // _PROCESSES, 1))
+torch.set_num_threads(1)  # of small tensors; several threads wait for each other where other processes compute too
 
 
 @pytest.fixture(scope="session")

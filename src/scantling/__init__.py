@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from scantling.workflows.generate import generate as generate
     from scantling.workflows.pretrain import pretrain as pretrain
     from scantling.workflows.segmenter import Segmenter as Segmenter
+    from scantling.workflows.train import resume as resume
+    from scantling.workflows.train import train as train
     from scantling.workflows.verbs import (
         evaluate as evaluate,
     )
@@ -30,12 +32,6 @@ if TYPE_CHECKING:
     )
     from scantling.workflows.verbs import (
         report as report,
-    )
-    from scantling.workflows.verbs import (
-        resume as resume,
-    )
-    from scantling.workflows.verbs import (
-        train as train,
     )
 
 __version__ = "0.1.0"
@@ -53,8 +49,8 @@ _PUBLIC = {
     "predict": "scantling.workflows.verbs",
     "pretrain": "scantling.workflows.pretrain",
     "report": "scantling.workflows.verbs",
-    "resume": "scantling.workflows.verbs",
-    "train": "scantling.workflows.verbs",
+    "resume": "scantling.workflows.train",
+    "train": "scantling.workflows.train",
 }
 
 __all__ = ["__version__", *sorted(_PUBLIC)]

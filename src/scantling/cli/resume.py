@@ -25,7 +25,7 @@ def resume(
 
     With --steps or --time a run, finished or not, becomes longer; what that changes is said first.
     """
-    from scantling.workflows.verbs import resume as run_resume
+    from scantling.workflows.train import resume as run_resume
 
     result = run_resume(run, steps=steps, time=time, quiet=quiet)
     if result.first:

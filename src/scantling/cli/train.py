@@ -39,8 +39,29 @@ def train(
     out: Out = None,
     recipe: Annotated[
         str | None,
-        Option("--recipe", help="Method: supervised (default), or counterfactual_vae.", rich_help_panel=METHOD),
+        Option(
+            "--recipe",
+            help="One run of this method: supervised, or counterfactual_vae; default: what the labels ask for.",
+            rich_help_panel=METHOD,
+        ),
     ] = None,
+    pretrain: Annotated[
+        str | None,
+        Option(
+            "--pretrain",
+            help="Learn features from all images first: a method as for 'pretrain', auto (default: where images "
+            "without full labels are there), or none.",
+            rich_help_panel=METHOD,
+        ),
+    ] = None,
+    compare: Annotated[
+        bool,
+        Option(
+            "--compare",
+            help="Also train on labels alone, at the same budget: what do the other images add?",
+            rich_help_panel=METHOD,
+        ),
+    ] = False,
     time: Time = None,
     steps: Steps = None,
     seed: RunSeed = None,
@@ -77,14 +98,14 @@ def train(
     debug: Debug = False,
 ) -> None:
     """Plan, train, score on held-out patients, and write model and report."""
-    from scantling.workflows.verbs import train as run_train
+    from scantling.workflows.train import train as run_train
 
     result = run_train(
-        data, out, recipe=recipe, time=time, steps=steps, seed=seed, labels=labels, fold=fold, classes=classes,
-        label_kinds=label_kinds, train_on=train_on or (), test_on=test_on or (), dimensions=dimensions,
-        config=config, plan=plan, init=init, tune=tune, settings=settings or (), layout=layout, device=device,
-        workers=workers, budget_ram=budget_ram, budget_disk=budget_disk, dry_run=dry_run, overwrite=overwrite,
-        quiet=quiet, verbose=verbose,
+        data, out, recipe=recipe, pretrain=pretrain, compare=compare, time=time, steps=steps, seed=seed,
+        labels=labels, fold=fold, classes=classes, label_kinds=label_kinds, train_on=train_on or (),
+        test_on=test_on or (), dimensions=dimensions, config=config, plan=plan, init=init, tune=tune,
+        settings=settings or (), layout=layout, device=device, workers=workers, budget_ram=budget_ram,
+        budget_disk=budget_disk, dry_run=dry_run, overwrite=overwrite, quiet=quiet, verbose=verbose,
     )  # fmt: skip
     if result.first:
         print(json.dumps(result.to_json()) if as_json else result.text())

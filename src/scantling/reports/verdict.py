@@ -71,6 +71,12 @@ def added_by_unlabelled(facts: RunFacts) -> tuple[str, Mapping[str, Any]]:
         return str(baseline.get("sentence", "The same run on labels alone gave the figures below.")), figures
     n_unlabelled = len(facts.split.get("unlabelled", ()))
     there = f"{counted(n_unlabelled, 'image')} without labels {'was' if n_unlabelled == 1 else 'were'}"
+    if facts.status.get("started_from"):
+        return (
+            f"Not measured in this run: it starts from {facts.status['started_from']}, and the same was not trained on "
+            f"labels alone ({there} in the training side); 'train --compare' does both.",
+            {},
+        )
     if facts.status.get("recipe", "supervised") == "supervised":
         available = f" ({there} available)" if n_unlabelled else ""
         return f"Not used in this run: the recipe learns from labelled cases alone{available}.", {}

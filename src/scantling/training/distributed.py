@@ -27,7 +27,7 @@ _SIGNS: Final = ("connection closed by peer", "connection reset", "broken pipe",
 def joined_processes(device: torch.device) -> Iterator[torch.device]:
     """Within the block this process is one of those that `torchrun` started; the device that is its own.
 
-    Started without `torchrun`, it is alone, and nothing changes.
+    Started without `torchrun`, it is alone, and nothing changes; within such a block it is joined already.
 
     Raises:
         Interrupted: another process ended; the run goes on from its last checkpoint with `resume`.
@@ -39,6 +39,9 @@ def joined_processes(device: torch.device) -> Iterator[torch.device]:
     if device.type == "cuda":
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
+    if dist.is_initialized():
+        yield device
+        return
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     try:
         with lost_process_named():

@@ -178,7 +178,7 @@ def _recipe_sentence(config: RunConfig, split: Split) -> str:
     """The method, and what it learns from: nobody shall think that unlabelled images count where they do not."""
     count = len(split.train)
     sentence = f"Recipe: {config.recipe} on {count} labelled case{'s' * (count != 1)}"
-    if not split.unlabelled:
+    if not split.unlabelled or config.init is not None:  # what it starts from may have learnt from them
         return sentence
     if RECIPES[config.recipe].uses_unlabelled:
         return f"{sentence} and {len(split.unlabelled)} unlabelled ones"

@@ -13,19 +13,21 @@ import os
 import re
 import shlex
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from scantling.contrast.observation import FEATURES
+from scantling.contrast.observation import FEATURES as OF_FEATURES
 from scantling.errors import DataError, IntegrityError
 from scantling.files import disk_errors, new_folder, sha256_bytes, sha256_file, write_atomic
 from scantling.training.run_lock import refuse_if_training
 
 SCHEMA_VERSION: Final = 1
 STATUS: Final = "run.json"
+ROAD, FEATURES, CONTROL = "road.json", "features", "labels-only"
+"""Beside the files of a run that is the last of several: what they are, and the folders of the others."""
 DECIDING: Final = ("config.toml", "plan.json", "splits.json", "data.lock.json")
 """Files that a run depends on to the end and that nobody may change under it."""
 _LOGGED_AGAIN: Final = ("epoch", "health", "contrast_warning", "contrast_recovered")
@@ -45,13 +47,18 @@ class RunFolder:
     writable: bool = True
 
     @classmethod
-    def create(cls, path: Path, *, overwrite: bool = False) -> RunFolder:
+    def create(cls, path: Path, *, overwrite: bool = False, around: Collection[str] = ()) -> RunFolder:
         """A new, empty run folder.
+
+        Args:
+            around: names that may be there already, and stay.
 
         Raises:
             ConfigError: the folder has content and `overwrite` is off, or a process trains in it.
         """
         refuse_if_training(path)
+        if around and path.is_dir() and {found.name for found in path.iterdir()} <= {*around}:
+            return cls(path)
         return cls(new_folder(path, overwrite=overwrite))
 
     @classmethod
@@ -81,10 +88,15 @@ class RunFolder:
     metrics = property(lambda self: self.path / "metrics.csv")
     evaluation = property(lambda self: self.path / "evaluation.json")
     predictions = property(lambda self: self.path / "predictions")
-    how_to_resume = property(lambda self: f"continue with: scantling resume {shlex.quote(str(self.path))}")
     copies = property(lambda self: self.path / "copies")
     checkpoints = property(lambda self: self.path / "checkpoints")
     model = property(lambda self: self.path / "model")
+
+    @property
+    def how_to_resume(self) -> str:
+        """The command; of the whole road, where the run is a part of one."""
+        whole = self.path.parent if (self.path.parent / ROAD).is_file() else self.path
+        return f"continue with: scantling resume {shlex.quote(str(whole))}"
 
     def status(self) -> dict[str, Any]:
         """The content of `run.json`, or of its copy where that is damaged.
@@ -247,7 +259,7 @@ def _is_of_epoch(event: Mapping[str, Any], again: Mapping[str, Any]) -> bool:
     kinds = {"epoch": ("epoch",), "health": ("health", "contrast_warning", "contrast_recovered")}[again["event"]]
     if event.get("event") not in kinds or event.get("step") != again.get("step"):
         return False
-    return event.get("event") == again["event"] or event.get("term") == FEATURES
+    return event.get("event") == again["event"] or event.get("term") == OF_FEATURES
 
 
 def _sealed(facts: Mapping[str, Any]) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,12 +38,14 @@ def start(
     *,
     plan: Path | None = None,
     overwrite: bool = False,
+    around: Collection[str] = (),
     display: Display | None = None,
     dry_run: bool = False,
 ) -> RunFolder:
     """Begin a run in a new folder and carry it to the end.
 
     Args:
+        around: names in the folder that are none of this run's, and stay whatever happens.
         plan: `plan.json` of another run, edited or not, to be obeyed instead of deriving one.
 
     Raises:
@@ -55,11 +57,11 @@ def start(
     given = None if plan is None else road_of(config.recipe).plan_type.parse(read_json(plan), where=str(plan))
     with joined_processes(resolve_device(config.device)) as device:
         if process_rank() == 0:
-            RunFolder.create(out, overwrite=overwrite)
+            RunFolder.create(out, overwrite=overwrite, around=around)
         wait_for_all()
         run = RunFolder(out, writable=process_rank() == 0)
         display = display or Silent()
-        with _alone_in(run, display), _removed_if_refused(run):
+        with _alone_in(run, display), _removed_if_refused(run, around):
             if run.writable:
                 config.save(run.config)
                 if given is not None:
@@ -116,8 +118,8 @@ def _alone_in(run: RunFolder, display: Display) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _removed_if_refused(run: RunFolder) -> Iterator[None]:
-    """A new run that is refused before its first step leaves no folder behind, so its name is free again.
+def _removed_if_refused(run: RunFolder, around: Collection[str]) -> Iterator[None]:
+    """A new run that is refused before its first step leaves nothing behind, so its name is free again.
 
     To be entered with the lock held: the folder is then nobody else's.
     """
@@ -125,8 +127,21 @@ def _removed_if_refused(run: RunFolder) -> Iterator[None]:
         yield
     except (ConfigError, DataError):
         if run.writable and not has_checkpoint(run.checkpoints):
-            shutil.rmtree(run.path, ignore_errors=True)
+            _remove_all_but(around, run.path)
         raise
+
+
+def _remove_all_but(around: Collection[str], folder: Path) -> None:
+    if not around:
+        shutil.rmtree(folder, ignore_errors=True)
+        return
+    for path in folder.iterdir():
+        if path.name in around:
+            continue
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ from pathlib import Path
 from scantling.data.catalog.phantom import write_chest_phantom
 from scantling.files import new_folder
 from scantling.workflows.result import RunResult
-from scantling.workflows.verbs import train
+from scantling.workflows.train import train
 
 LABELLED, UNLABELLED, HELD_OUT = 2, 60, 40
 SECONDS = 60.0

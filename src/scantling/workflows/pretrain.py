@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from scantling.config import nearest
-from scantling.errors import ConfigError
-from scantling.recipes import RECIPES
 from scantling.workflows.result import RunResult
-from scantling.workflows.verbs import read_toml, train
+from scantling.workflows.settings import read_toml
+from scantling.workflows.train import train
+from scantling.workflows.whole_road import require_method
 
 DEFAULT_METHOD: Final = "dvd_cl"
 
@@ -58,12 +57,7 @@ def pretrain(
     """
     named = None if config is None else read_toml(Path(config)).get("recipe")
     recipe = str(method or named or DEFAULT_METHOD).replace("-", "_")
-    if recipe not in RECIPES or RECIPES[recipe].learns != "features":
-        methods = [name.replace("_", "-") for name, known in RECIPES.items() if known.learns == "features"]
-        raise ConfigError(
-            f"method {method or recipe!r}: learns no features{nearest(recipe.replace('_', '-'), methods)}",
-            code="E-CFG-73",
-        )
+    require_method(recipe)
     return train(
         data, out, recipe=recipe, time=time, steps=steps, seed=seed, labels=labels, fold=fold, classes=classes,
         label_kinds=label_kinds, train_on=train_on, test_on=test_on, dimensions=dimensions, config=config, plan=plan,

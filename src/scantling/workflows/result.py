@@ -53,6 +53,7 @@ class RunResult:
             "status": self.status["status"],
             "warnings": self.warnings,
             "report": str(self.report) if self.report.is_file() else None,
+            "added_by_unlabelled": self.status.get("baseline"),
             "held_out": None if self.evaluation is None else _held_out(self.evaluation),
             **({"health": self.status.get("health"), "use": how_to_use(self.path)} if self._of_features else {}),
         }
@@ -63,9 +64,10 @@ class RunResult:
             return f"{self.status['status']}: {self.path}"
         none = self.status.get("verdict", "No case was held out, so there is no score.")
         verdict = none if self.evaluation is None else self.evaluation.verdict()
+        added = f"\n{self.status['baseline']['sentence']}" if "baseline" in self.status else ""
         cautions = "".join(f"\nWarning, as training ended: {sentence}." for sentence in self.warnings)
         use = f"\nuse:    {how_to_use(self.path)}" if self._of_features else ""
-        return f"{verdict}{cautions}\nmodel:  {self.path / 'model'}\nreport: {self.report}{use}"
+        return f"{verdict}{added}{cautions}\nmodel:  {self.path / 'model'}\nreport: {self.report}{use}"
 
 
 def _held_out(evaluation: Evaluation) -> dict[str, Any]:

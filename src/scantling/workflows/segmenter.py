@@ -13,13 +13,14 @@ from scantling.inference.predictor import Prediction, Predictor
 from scantling.training.run_folder import RunFolder
 from scantling.workflows import verbs
 from scantling.workflows.result import RunResult
+from scantling.workflows.train import train
 
 
 class Segmenter:
     """fit / predict / score on folders and images; `get_params` and `set_params` as scikit-learn has them.
 
     Args:
-        recipe: name of the method.
+        recipe: name of the method; None is chosen by what labels there are, as `train` does.
         time: budget of `fit`, as "20m" or in seconds; `steps` instead gives runs that repeat to the bit.
         settings: `a.b=value` overrides.
     """
@@ -27,7 +28,7 @@ class Segmenter:
     def __init__(
         self,
         *,
-        recipe: str = "supervised",
+        recipe: str | None = None,
         seed: int = 0,
         time: str | float | None = None,
         steps: int | None = None,
@@ -61,7 +62,7 @@ class Segmenter:
 
     def fit(self, data: Path | str, out: Path | str | None = None, *, overwrite: bool = False) -> Segmenter:
         """Train on a data folder; the run is kept in `run_`."""
-        self.run_ = verbs.train(data, out, overwrite=overwrite, **self.get_params())
+        self.run_ = train(data, out, overwrite=overwrite, **self.get_params())
         self._predictor = None
         return self
 

@@ -1,0 +1,418 @@
+"""Pretraining of chest radiographs with and without labels, fine-tuned on few cases, scored on unseen scanners.
+
+    python benchmarks/quality/cxr.py [WORK] [--gpu] [--seeds 0,1,2] [--arms dvd,s-mvd] [--table]
+
+Data: `cxr` in the folder named by SCANTLING_DATA (default ../shared/data). Pretraining reads images of Shenzhen (four
+of five folds) and of the COVID-19 collection, with silver masks; fine-tuning 1, 4 or 16 expert cases of the same
+Shenzhen patients, another draw for each seed; test: Wingspan, whose scanners nobody learnt from, the fifth fold of
+Shenzhen, and COVID-19 patients with expert masks. No patient is on both sides. Nothing is chosen on test cases: plan,
+budgets and settings are the same for all arms, and the weights are the last ones, or those of the best inner validation
+where there are labelled cases for one (16 cases, and full supervision).
+
+Every run is a folder in WORK, so a broken-off table goes on where it was; each finished run adds its cases to
+docs/results/cxr_cpu_cases.csv (or cxr_gpu_...) at once, and the tables of docs/cxr.md are made of these files alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+import scantling
+from scantling.data.layouts import open_dataset
+from scantling.evaluation.evaluate import Evaluation
+from scantling.evaluation.statistics import RESAMPLES
+from scantling.training.run_folder import RunFolder
+from scantling.workflows.result import RunResult
+
+ROOT: Final = Path(__file__).parents[2]
+DATA: Final = Path(os.environ.get("SCANTLING_DATA", ROOT.parent / "shared" / "data")) / "cxr"
+RESULTS: Final = ROOT / "docs" / "results"
+PAGE: Final = ROOT / "docs" / "cxr.md"
+METRICS: Final = ("dice", "hd95_mm", "assd_mm")
+TEST_FOLD: Final = "0"
+BUDGETS: Final = (4, 1, 16)
+SITES: Final = ("shenzhen", "covid19-collection")
+GROUPS: Final = {
+    "unseen scanners": "Wingspan",
+    "shenzhen": "Shenzhen fold",
+    "normal": "its normal",
+    "TB": "its TB",
+    "COVID-19": "COVID-19",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """What all arms share on a kind of machine.
+
+    Attributes:
+        name: of the files of results.
+        size: of an image side, in pixels.
+        pretraining, tuning, full: steps of a run; `full` of full supervision.
+        points: pixels of each view, or pair of views, of the dense methods.
+        network: settings of the plan.
+    """
+
+    name: str
+    size: int
+    pretraining: int
+    tuning: int
+    full: int
+    points: int
+    network: tuple[str, ...] = ()
+
+    @property
+    def cases(self) -> Path:
+        """A line for each test case of each run."""
+        return RESULTS / f"cxr_{self.name}_cases.csv"
+
+    @property
+    def runs(self) -> Path:
+        """A line for each run."""
+        return RESULTS / f"cxr_{self.name}_runs.csv"
+
+    def plan(self) -> list[str]:
+        """Settings of the plan: whole images, at most 512 pixels a side, made smaller."""
+        spacing = 512 / self.size
+        patch = f"plan.patch_size=[{self.size}, {self.size}]"
+        return [patch, f"plan.spacing_mm=[{spacing}, {spacing}]", "plan.batch_size=8", *self.network]
+
+
+CPU: Final = Preset(name="cpu", size=96, pretraining=500, tuning=200, full=700, points=100)
+GPU: Final = Preset(
+    name="gpu", size=224, pretraining=5000, tuning=2000, full=7000, points=1000, network=("plan.network=resnet50_unet",)
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """How a network comes to its weights before fine-tuning.
+
+    Attributes:
+        method: of `scantling pretrain`; "" is none.
+        dense: whether it draws `points` pixels.
+        settings: of the method.
+    """
+
+    method: str = ""
+    dense: bool = True
+    settings: tuple[str, ...] = ()
+
+
+REAL: Final = ("settings.views.image_of_view=own",)
+ARMS: Final[Mapping[str, Arm]] = {
+    "scratch": Arm(),
+    "segmentation": Arm(method="segmentation", dense=False),
+    "dvd": Arm(method="dvd-cl"),
+    "s-mvd": Arm(method="s-mvd-cl"),
+    "s-dvd": Arm(method="s-dvd-cl"),
+    "mvd": Arm(method="mvd-cl"),
+    "dvd, real views": Arm(method="dvd-cl", settings=REAL),
+    "s-mvd, real views": Arm(method="s-mvd-cl", settings=REAL),
+    "ssdcl": Arm(method="ssdcl"),
+    "vader": Arm(method="vader"),
+    "simclr": Arm(method="simclr", dense=False),
+}
+FULL: Final = "full supervision"
+DIRECT: Final = "segmentation, not fine-tuned"
+
+
+def write_table(folder: Path, *, test_only: bool = False) -> Path:
+    """The data as this benchmark divides them; the files stay where they are."""
+    with (DATA / "cases.csv").open(newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    tested = {row["subject"] for row in rows if _is_test(row)}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "dataset.toml").write_text(
+        f'name = "{folder.name}"\nmodality = "CR"\n\n[classes]\nright_lung = 1\nleft_lung = 2\n'
+        "background = [0, 3, 4, 5, 6]  # the visible lung fields, which all sources mean\n",
+        encoding="utf-8",
+    )
+    columns = ("case", "image", "label", "label_kind", "subject", "site", "finding", "split")
+    with (folder / "cases.csv").open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, columns)
+        writer.writeheader()
+        for row in rows:
+            test = _is_test(row)
+            if test != (row["subject"] in tested) or (test and row["label_kind"] != "full") or (test_only and not test):
+                continue
+            files = {
+                name: os.path.relpath(DATA / row[name], folder) if row[name] else "" for name in ("image", "label")
+            }
+            kept = {name: row[name] for name in columns if name in row}
+            writer.writerow({**kept, **files, "split": "test" if test else "train"})
+    return folder
+
+
+def _is_test(row: Mapping[str, str]) -> bool:
+    """Wingspan, one fold of Shenzhen, and whoever of the COVID-19 collection has an expert mask."""
+    return row["fold"] == TEST_FOLD if row["site"] == "shenzhen" else row["label_kind"] == "full"
+
+
+def groups_of(site: str, finding: str) -> Iterator[str]:
+    """The groups that a test case counts in."""
+    if site == "shenzhen":
+        yield from (site, finding)
+    else:
+        yield {"wingspan": "unseen scanners"}.get(site, "COVID-19")
+
+
+def with_counterfactuals(work: Path, data: Path) -> Path:
+    """The data with each training image as it would look from the other site: the sound ones of the appearance map.
+
+    The map is fitted on training images alone. It is the source that kept to the limits on these radiographs
+    (docs/how-to/counterfactuals.md); the image model that is trained here for a moment brings the causal graph.
+    """
+    out, model = work / "with-counterfactuals", work / "graph"
+    if not (out / "report.html").exists():
+        if not (model / "report.html").exists():
+            settings = [
+                'settings.attributes=["site"]', "settings.size=[96, 96]", "settings.judge_steps=300",
+                "settings.constraint.weight=0", "data.train_on={split='train'}",
+            ]  # fmt: skip
+            scantling.train(
+                data, model, recipe="counterfactual_vae", steps=20, fold="none", settings=settings, overwrite=True
+            )
+        train = [case.case_id for case in open_dataset(data).real if case.split != "test"]
+        scantling.generate(
+            model, data, out, do=[f"site={site}" for site in SITES], source="appearance", cases=train, overwrite=True
+        )
+    return out
+
+
+class Bench:
+    """Runs in a work folder, each made once."""
+
+    def __init__(self, work: Path, preset: Preset) -> None:
+        self.work, self.preset = work, preset
+        self.data = write_table(work / "cxr")
+        self.test = write_table(work / "cxr-test", test_only=True)
+        self.views = with_counterfactuals(work, self.data)
+        self.sites = {case.case_id: (case.site, case.attribute("finding")) for case in open_dataset(self.test).real}
+        self.plan = work / "plan" / "plan.json"
+        if not self.plan.exists():
+            scantling.train(
+                self.data, work / "plan", steps=1, settings=preset.plan(), dry_run=True, overwrite=True
+            )  # fmt: skip
+
+    def pretrained(self, name: str, seed: int) -> Path | None:
+        """The run that an arm starts from."""
+        arm, run = ARMS[name], self.work / "pretraining" / f"{slug(name)}-{seed}"
+        if not arm.method:
+            return None
+        if not (run / "report.html").exists():
+            settings = [*arm.settings, *([f"settings.points={self.preset.points}"] if arm.dense else ())]
+            scantling.pretrain(
+                self.views, run, method=arm.method, seed=seed, steps=self.preset.pretraining, plan=self.plan,
+                settings=settings, quiet=False, overwrite=True,
+            )  # fmt: skip
+        return run
+
+    def tuned(self, name: str, k: int | None, seed: int) -> RunResult:
+        """A network fine-tuned on `k` expert cases, or trained on all."""
+        run = self.work / "tuned" / f"{slug(name)}-{k or 'all'}-{seed}"
+        if not (run / "report.html").exists():
+            start = None if name == FULL else self.pretrained(name, seed)
+            scantling.train(
+                self.data, run, init=start, labels=k, seed=seed, plan=self.plan,
+                steps=self.preset.full if name == FULL else self.preset.tuning, quiet=False, overwrite=True,
+            )  # fmt: skip
+        return RunResult.read(RunFolder.open(run))
+
+    def fill(self, arms: Sequence[str], seeds: Sequence[int]) -> None:
+        """Every run that is not in the files yet."""
+        done = {(row["arm"], row["k"], row["seed"]) for row in read(self.preset.runs)}
+        wanted = [(FULL, None), *((name, k) for name in arms for k in BUDGETS)]
+        for seed in seeds:
+            for name, k in wanted:
+                if (name, str(k or "all"), str(seed)) not in done:
+                    result = self.tuned(name, k, seed)
+                    self.record(name, k or "all", seed, result.status, result.evaluation)
+            start = self.pretrained("segmentation", seed) if "segmentation" in arms else None
+            if start is not None and (DIRECT, "0", str(seed)) not in done:
+                scored = self.direct(start)
+                self.record(DIRECT, 0, seed, RunFolder.open(start).status(), scored)
+
+    def direct(self, run: Path) -> Evaluation:
+        """What a network that learnt from silver masks scores as it is."""
+        out = run / "predictions-of-test"
+        scantling.predict(run, self.test, out, overwrite=True)
+        scored = scantling.evaluate(out, self.test)
+        if not isinstance(scored, Evaluation):
+            raise TypeError("an evaluation without another one beside it")
+        return scored
+
+    def record(
+        self, name: str, k: int | str, seed: int, status: Mapping[str, Any], evaluation: Evaluation | None
+    ) -> None:
+        """Add the test cases of a run, one line each, and the run itself."""
+        if evaluation is None or evaluation.missing:
+            raise SystemExit(f"{name}: not every test case was scored, so nothing is written down")
+        scores = {metric: evaluation.values(metric=metric) for metric in METRICS}
+        of_run = {"arm": name, "k": k, "seed": seed}
+        append(
+            self.preset.cases,
+            [
+                {
+                    **of_run, "case": case, "patient": evaluation.patients[case], "site": site, "finding": finding,
+                    **{metric: f"{rows[case].value:.4f}" for metric, rows in scores.items()},
+                }
+                for case, (site, finding) in self.sites.items()
+            ],
+        )  # fmt: skip
+        machine = status["environment"]
+        line = {
+            **of_run,
+            "steps": status["steps"],
+            "training_seconds": status["training_seconds"],
+            "size": self.preset.size,
+            "version": scantling.__version__,
+            "machine": f"{machine['cores']} cores, {machine['memory_gib']} GiB, {status['device']}, "
+            f"torch {machine['versions']['torch']}",
+        }
+        append(self.preset.runs, [line])
+
+
+def slug(name: str) -> str:
+    """A folder's name."""
+    return name.replace(", ", "-").replace(" ", "-")
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    """The rows of a file; none if there is none."""
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
+def append(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
+    """Add rows; the header is that of the first."""
+    new = not path.exists()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, lines[0].keys())
+        if new:
+            writer.writeheader()
+        writer.writerows(lines)
+
+
+class Scores:
+    """Means of groups of test cases, and what whole patients drawn anew make of them.
+
+    A case's score is its mean over seeds; all arms see the same draws, so that differences are paired.
+    """
+
+    def __init__(self, rows: Iterable[Mapping[str, str]]) -> None:
+        found: dict[tuple[str, str, str], dict[str, list[float]]] = {}
+        self.group: dict[str, set[str]] = {}
+        self.patient: dict[str, str] = {}
+        self.seeds: dict[tuple[str, str], set[str]] = {}
+        for row in rows:
+            self.patient[row["case"]] = row["patient"]
+            for group in groups_of(row["site"], row["finding"]):
+                self.group.setdefault(group, set()).add(row["case"])
+            self.seeds.setdefault((row["arm"], row["k"]), set()).add(row["seed"])
+            for metric in METRICS:
+                value = float(row[metric])
+                found.setdefault((row["arm"], row["k"], metric), {}).setdefault(row["case"], []).append(value)
+        self.values = {
+            key: {
+                case: float(np.mean([v for v in values if math.isfinite(v)] or [math.nan]))
+                for case, values in of.items()
+            }
+            for key, of in found.items()
+        }
+
+    def draws(self, arm: str, k: str, group: str, metric: str = "dice") -> np.ndarray:
+        """The mean of a group, then of each of the draws of its patients (NaN values take no part)."""
+        of = self.values[arm, k, metric]
+        cases = sorted(self.group[group])
+        names, owner = np.unique([self.patient[case] for case in cases], return_inverse=True)
+        rng = np.random.default_rng(0)
+        times = np.stack(
+            [np.ones(len(names)), *rng.multinomial(len(names), np.full(len(names), 1 / len(names)), RESAMPLES)]
+        )[:, owner]
+        values = np.array([of[case] for case in cases])
+        known = np.isfinite(values)
+        return np.asarray((times[:, known] @ values[known]) / times[:, known].sum(axis=1))
+
+    def closed(self, arm: str, k: str, group: str) -> np.ndarray:
+        """The share of the gap from scratch to full supervision that an arm closes."""
+        below, above = self.draws("scratch", k, group), self.draws(FULL, "all", group)
+        return np.asarray((self.draws(arm, k, group) - below) / (above - below))
+
+
+def _interval(draws: np.ndarray, digits: int = 3, scale: float = 1.0) -> str:
+    low, high = np.percentile(draws[1:], (2.5, 97.5)) * scale
+    return f"{draws[0] * scale:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+
+
+def table(scores: Scores) -> list[str]:
+    """The tables as lines of Markdown."""
+    names = [name for name in (*ARMS, DIRECT, FULL) if any(arm == name for arm, _ in scores.seeds)]
+    lines = []
+    for k in ("1", "4", "16"):
+        head = ["arm", "seeds", "Wingspan", "gap closed, %", "Shenzhen fold", "its normal", "its TB", "COVID-19"]
+        head += ["HD95", "ASSD"]
+        lines += [f"**{k} expert case{'s' * (k != '1')}.** Dice; distances in pixels of 512, Wingspan.", ""]
+        lines += [_row(head), _row(["---"] * len(head))]
+        for name in names:
+            own = "all" if name == FULL else "0" if name == DIRECT else k
+            if (name, own) not in scores.seeds:
+                continue
+            gap = name in (FULL, "scratch") or ("scratch", k) not in scores.seeds or (FULL, "all") not in scores.seeds
+            cells = [name, str(len(scores.seeds[name, own])), _interval(scores.draws(name, own, "unseen scanners"))]
+            if gap or name == DIRECT:
+                cells.append("")
+            else:
+                cells.append(_interval(scores.closed(name, k, "unseen scanners"), 0, 100))
+            cells += [f"{scores.draws(name, own, group)[0]:.3f}" for group in list(GROUPS)[1:]]
+            cells += [f"{scores.draws(name, own, 'unseen scanners', metric)[0]:.1f}" for metric in METRICS[1:]]
+            lines.append(_row(cells))
+        lines.append("")
+    return lines
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def write_page() -> None:
+    """Put the tables between their marks in the page."""
+    text = PAGE.read_text(encoding="utf-8")
+    for preset in (CPU, GPU):
+        begin, end = f"<!-- table:cxr-{preset.name} -->", f"<!-- /table:cxr-{preset.name} -->"
+        if preset.cases.exists():
+            before, _, rest = text.partition(begin)
+            made = "\n".join(table(Scores(read(preset.cases))))
+            text = f"{before}{begin}\n\n{made}\n{end}{rest.partition(end)[2]}"
+    PAGE.write_text(text, encoding="utf-8")
+
+
+def main() -> None:
+    """Fill what is missing, then the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("work", nargs="?", type=Path, default=Path("runs") / "cxr-benchmark")
+    parser.add_argument("--gpu", action="store_true", help="the preset for a GPU")
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--arms", default=";".join(ARMS), help="names, with ; between them")
+    parser.add_argument("--table", action="store_true", help="only write the table")
+    asked = parser.parse_args()
+    if not asked.table:
+        bench = Bench(asked.work.resolve(), GPU if asked.gpu else CPU)
+        bench.fill(asked.arms.split(";"), [int(seed) for seed in asked.seeds.split(",")])
+    write_page()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+"""What images without full labels added over labels alone: figures for the report, and a sentence that owns up."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from scantling.evaluation.compare import compare_evaluations
+from scantling.evaluation.conventions import MEAN_FOREGROUND
+from scantling.evaluation.results import Evaluation
+from scantling.evaluation.statistics import LEVEL
+
+
+def added(
+    with_them: Evaluation | None, without: Evaluation | None, *, what: str, folder: str, seed: int
+) -> dict[str, Any]:
+    """Mean foreground Dice of both runs on the same held-out cases, and their difference.
+
+    Args:
+        what: they are, as in "60 images".
+        folder: of the run on labels alone, to be named where that one is better.
+    """
+    subject = f"{what} without full labels"
+    if with_them is None or without is None:
+        return {"sentence": f"Nobody was held out, so what {subject} added cannot be said."}
+    found = compare_evaluations(with_them, without, seed=seed).find(MEAN_FOREGROUND)
+    figures = {
+        "dice": _plain(found.mean_first),
+        "dice_labels_only": _plain(found.mean_second),
+        "difference": _plain(found.difference),
+        "low": _plain(found.low),
+        "high": _plain(found.high),
+        "cases": found.n_cases,
+        "patients": found.n_patients,
+    }
+    if not math.isfinite(found.difference):
+        return {"sentence": f"No held-out case was scored in both runs, so what {subject} added cannot be said."}
+    on = f"{found.n_cases} held-out case{'s' * (found.n_cases != 1)}"
+    means = f"{found.mean_first:.3f} against {found.mean_second:.3f} by labels alone at the same budget, on {on}"
+    interval = f"{LEVEL * 100:g} % interval {found.low:+.3f} to {found.high:+.3f}"
+    if not math.isfinite(found.low):
+        sentence = f"With {subject} the Dice is {means}: too few patients to tell that from chance."
+    elif found.low > 0:
+        sentence = f"{subject} added {found.difference:.3f} of Dice ({interval}): {means}."
+    elif found.high < 0:
+        sentence = f"{subject} did harm: {found.difference:+.3f} of Dice ({interval}), {means}; take {folder}/ instead."
+    else:
+        sentence = (
+            f"{subject} added nothing that can be told from chance: {found.difference:+.3f} of Dice ({interval}), "
+            f"{means}."
+        )
+    return {"sentence": sentence, **figures}
+
+
+def images(n: int) -> str:
+    """So many images."""
+    return f"{n} image{'' if n == 1 else 's'}"
+
+
+def _plain(value: float) -> float | None:
+    return value if math.isfinite(value) else None
