@@ -13,6 +13,7 @@ from jaxtyping import Float
 from scantling.counterfactuals.fitted_graph import FittedGraph
 from scantling.counterfactuals.hvae import HVAE, predict_counterfactual
 from scantling.counterfactuals.image_plan import ImagePlan
+from scantling.counterfactuals.noise_effects import NoiseEffects
 from scantling.counterfactuals.source_image import ModelImage, SourceImage, onto_source, read_source, to_model
 from scantling.counterfactuals.sources import CounterfactualSource
 from scantling.counterfactuals.table import Row
@@ -122,6 +123,7 @@ class ImageModelSource:
 
     Args:
         network: on the device where it is to run.
+        effects: of the attributes on the noise, where they were measured; noise moves by them.
         batch_size: images the network sees at once.
 
     Raises:
@@ -130,7 +132,15 @@ class ImageModelSource:
 
     name = "image model"
 
-    def __init__(self, network: HVAE, plan: ImagePlan, graph: FittedGraph, *, batch_size: int | None = None) -> None:
+    def __init__(
+        self,
+        network: HVAE,
+        plan: ImagePlan,
+        graph: FittedGraph,
+        *,
+        effects: NoiseEffects | None = None,
+        batch_size: int | None = None,
+    ) -> None:
         built = network.size, network.in_channels, network.context_dim
         if built != (plan.size, len(plan.channels), len(plan.context)) or plan.attributes != graph.attributes:
             raise PlanMismatch(
@@ -139,7 +149,7 @@ class ImageModelSource:
                 f"{', '.join(a.name for a in plan.attributes)}, the graph for {', '.join(graph.parents)}; wanted all "
                 "three from one run"
             )
-        self.network, self.plan, self.graph = network.eval(), plan, graph
+        self.network, self.plan, self.graph, self.effects = network.eval(), plan, graph, effects
         self.batch_size = plan.batch_size if batch_size is None else batch_size
 
     def __call__(self, images: Sequence[SourceImage], after: Sequence[Row]) -> tuple[SourceImage, ...]:
@@ -170,7 +180,8 @@ class ImageModelSource:
         images = torch.from_numpy(np.stack([model.values for model in models])).to(device)
         own, other = (self.graph.encode(rows).to(device) for rows in (before, after))
         latents = self.network.abduct(images, own)
-        factual, wanted = self.network.decode(latents, own), self.network.decode(latents, other)
+        moved = latents if self.effects is None else self.effects.moved(latents, own, other)
+        factual, wanted = self.network.decode(latents, own), self.network.decode(moved, other)
         changes: np.ndarray = (predict_counterfactual(images, factual, wanted) - images).cpu().numpy()
         return changes
 

@@ -122,6 +122,13 @@ class HVAE(nn.Module):
             torch.full((in_channels,), config.log_scale), requires_grad=config.scale != "fixed"
         )
 
+    @property
+    def latent_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Of each latent of one image: channels, then places; coarsest block first."""
+        sizes = self.config.stage_sizes(self.size)
+        stages = zip(self.config.stochastic_stages, self.config.latent_channels, strict=True)
+        return tuple((channels, *sizes[stage.resolution]) for stage, channels in stages for _ in range(stage.blocks))
+
     def forward(
         self,
         images: Images,

@@ -22,6 +22,7 @@ from scantling.counterfactuals.hvae import HVAE
 from scantling.counterfactuals.hvae_layout import HVAEConfig
 from scantling.counterfactuals.image_plan import ImagePlan
 from scantling.counterfactuals.model_card import image_model_card
+from scantling.counterfactuals.noise_effects import NoiseEffects
 from scantling.errors import ConfigError, DataError, IntegrityError
 from scantling.files import sha256_bytes
 from scantling.sealed_folder import DESCRIPTION, find_model_folder, read_sealed, write_sealed
@@ -31,6 +32,7 @@ SCHEMA_VERSION: Final = 1
 KIND: Final = "image_model"
 WEIGHTS: Final = "model.safetensors"
 JUDGE: Final = "judge.safetensors"
+EFFECTS: Final = "noise_effects.safetensors"
 CARD: Final = "MODEL_CARD.md"
 
 
@@ -39,6 +41,7 @@ class ImageModel:
     """A network with its weights, the plan and the graph it obeys, and the facts of its training.
 
     Attributes:
+        effects: of the attributes on the noise; None where they were not measured.
         judge: an attribute predictor that learnt from real images alone; None where the folder has none.
         weights_sha256: of the network's weights file.
     """
@@ -47,6 +50,7 @@ class ImageModel:
     plan: ImagePlan
     graph: FittedGraph
     meta: Mapping[str, Any]
+    effects: NoiseEffects | None = None
     judge: AttributePredictor | None = None
     weights_sha256: str = ""
 
@@ -56,8 +60,16 @@ class ImageModel:
         Args:
             batch_size: images the network sees at once; None is the plan's.
         """
-        source = ImageModelSource(self.network, self.plan, self.graph, batch_size=batch_size)
+        source = self.source(batch_size=batch_size)
         return CounterfactualGenerator(graph=self.graph, source=source, plan=self.plan, seed=seed)
+
+    def source(self, *, batch_size: int | None = None) -> ImageModelSource:
+        """The network as a source of counterfactuals.
+
+        Args:
+            batch_size: images it sees at once; None is the plan's.
+        """
+        return ImageModelSource(self.network, self.plan, self.graph, effects=self.effects, batch_size=batch_size)
 
 
 def save_image_model(
@@ -67,6 +79,7 @@ def save_image_model(
     graph: FittedGraph,
     meta: Mapping[str, Any],
     *,
+    effects: NoiseEffects | None = None,
     judge: AttributePredictor | None = None,
 ) -> None:
     """Write a model folder; an older one at the same place is replaced as a whole.
@@ -89,6 +102,7 @@ def save_image_model(
     card = image_model_card(plan, graph, meta, version=scantling.__version__)
     content = {
         WEIGHTS: _weights(network),
+        **({} if effects is None else {EFFECTS: _slopes(effects)}),
         **({} if judge is None else {JUDGE: _weights(judge)}),
         **graph_content(graph),
     }
@@ -123,6 +137,7 @@ def load_image_model(folder: Path, device: torch.device) -> ImageModel:
         )
     network = _network(folder, config, plan)
     _load(network, folder, WEIGHTS, content)
+    effects = _effects(folder, content, network)
     judge = None
     if judge_config is not None:
         judge = AttributePredictor(
@@ -139,6 +154,7 @@ def load_image_model(folder: Path, device: torch.device) -> ImageModel:
         plan=plan,
         graph=graph,
         meta=description["meta"],
+        effects=None if effects is None else NoiseEffects(tuple(slope.to(device) for slope in effects.slopes)),
         judge=judge,
         weights_sha256=sha256_bytes(content[WEIGHTS]),
     )
@@ -160,6 +176,26 @@ def _weights(network: nn.Module) -> bytes:
     return safetensors.torch.save(
         {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     )
+
+
+def _slopes(effects: NoiseEffects) -> bytes:
+    return safetensors.torch.save({f"block.{k}": slope.cpu().contiguous() for k, slope in enumerate(effects.slopes)})
+
+
+def _effects(folder: Path, content: Mapping[str, bytes], network: HVAE) -> NoiseEffects | None:
+    if EFFECTS not in content:
+        return None
+    try:
+        found = safetensors.torch.load(content[EFFECTS])
+        slopes = tuple(found[f"block.{k}"] for k in range(len(found)))
+    except (KeyError, safetensors.SafetensorError) as error:
+        raise IntegrityError(f"{folder / EFFECTS}: not what was written there ({error})", code="E-CHK-05") from None
+    if [slope.shape for slope in slopes] != [(network.context_dim, *shape) for shape in network.latent_shapes]:
+        raise IntegrityError(
+            f"{folder / EFFECTS}: does not belong to {DESCRIPTION} beside it; copy the model folder again",
+            code="E-CHK-05",
+        )
+    return NoiseEffects(slopes)
 
 
 def _network(folder: Path, config: HVAEConfig, plan: ImagePlan) -> HVAE:

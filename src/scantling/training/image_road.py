@@ -19,6 +19,7 @@ from scantling.counterfactuals.hvae import HVAE
 from scantling.counterfactuals.image_plan import ImagePlan, derive_image_plan
 from scantling.counterfactuals.judge import JudgeConfig, train_judge
 from scantling.counterfactuals.model_files import save_image_model
+from scantling.counterfactuals.noise_effects import MOST_IMAGES, fit_noise_effects
 from scantling.counterfactuals.table import row_of, table_of
 from scantling.counterfactuals.whole_images import WholeImages
 from scantling.data.case import Annotation, Case
@@ -41,6 +42,8 @@ from scantling.training.road import Road
 from scantling.training.watchdog import NOTICE_AFTER, Watchdog
 
 _JUDGE_STEP_SECONDS = 0.05
+_LOOK_SECONDS = 0.01
+"""At an image's noise; both of 64 x 64 pixels."""
 _FEWEST_IMAGES = 8
 _MOST_VALIDATION = 64
 
@@ -122,12 +125,14 @@ class ImageRoad(Road):
 
     def reserve_seconds(self, loop: Loop) -> float:
         pixels = math.prod(self.plan.size)
-        return 5.0 + self.settings.judge_steps * _JUDGE_STEP_SECONDS * pixels / 64**2
+        looks = min(len(self.train.cases), MOST_IMAGES) * _LOOK_SECONDS
+        return 5.0 + (looks + self.settings.judge_steps * _JUDGE_STEP_SECONDS) * pixels / 64**2
 
     def finish(self, loop: Loop, network: nn.Module, *, stop: StopSignals) -> None:
         run, display = self.run, self.display
         meta = self.facts_of(loop, self.manifest.name, self.split, score="validation_bound")
-        save_image_model(run.model, cast("HVAE", network), self.plan, self.graph, meta)
+        hvae, effects = cast("HVAE", network), None
+        save_image_model(run.model, hvae, self.plan, self.graph, meta)
         run.update(
             status="judging",
             steps=loop.state.step,
@@ -136,6 +141,12 @@ class ImageRoad(Road):
             verdict=self._verdict({}),
         )
         display.close()  # of the bar
+        if hvae.config.keep == "noise":
+            with stop.breakable():
+                effects = fit_noise_effects(
+                    hvae, self.train.values, self.train.contexts, batch_size=self.plan.batch_size
+                )
+            save_image_model(run.model, hvae, self.plan, self.graph, meta, effects=effects)
         if not self.settings.judge_steps:
             return
         display.say("Training the judge of counterfactuals, on real images alone.")
@@ -144,7 +155,7 @@ class ImageRoad(Road):
         scores = {name: round(score, 4) for name, score in scores.items()}
         meta["judge"] = {k: None if math.isnan(v) else v for k, v in scores.items()}
         run.update(verdict=self._verdict(scores), judge=meta["judge"])
-        save_image_model(run.model, cast("HVAE", network), self.plan, self.graph, meta, judge=judge)
+        save_image_model(run.model, hvae, self.plan, self.graph, meta, effects=effects, judge=judge)
 
     def _judge(self) -> tuple[AttributePredictor, dict[str, float]]:
         patients = [case.patient_id for case in self.train.cases]

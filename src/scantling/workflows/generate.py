@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from scantling.config import nearest
-from scantling.counterfactuals.counterfactual import CounterfactualGenerator, ImageModelSource
+from scantling.counterfactuals.counterfactual import CounterfactualGenerator
 from scantling.counterfactuals.model_files import ImageModel, load_image_model
 from scantling.counterfactuals.ready_made import FILE_NAME as READY_MADE
 from scantling.counterfactuals.soundness import SoundnessLimits
@@ -155,7 +155,7 @@ def _source(
     batch_size: int | None,
 ) -> CounterfactualSource:
     if source is None:
-        return ImageModelSource(model.network, model.plan, model.graph, batch_size=batch_size)
+        return model.source(batch_size=batch_size)
     if callable(source):
         return CallableSource(source, name=getattr(source, "__name__", "function"))
     if str(source) == APPEARANCE:
