@@ -16,7 +16,10 @@ import scantling
 from scantling.cli.main import app
 from scantling.data.catalog.phantom import write_chest_phantom
 from scantling.errors import ConfigError, DataError, Interrupted, PlanMismatch
+from scantling.evaluation.conventions import MEAN_FOREGROUND, Settings
 from scantling.evaluation.evaluate import Evaluation
+from scantling.evaluation.rows import Row
+from scantling.evaluation.summary import summarise
 from scantling.files import read_json
 from scantling.training import train as training
 from scantling.training.config import DataConfig, RunConfig
@@ -206,20 +209,16 @@ def test_without_further_images_it_is_one_run(tmp_path: Path) -> None:
     assert (asked.more, asked.features.training.steps) == (0, 2)
 
 
-def scored(folder: Path, values: list[float]) -> Evaluation:
+def scored(values: list[float]) -> Evaluation:
     """An evaluation of cases of different patients with these Dice."""
-    folder.mkdir()
-    lines = [
-        f"c{k},{name},dice,{value!r},ok,raw" for k, value in enumerate(values) for name in ("lung", "mean_foreground")
-    ]
-    (folder / "metrics.csv").write_text("case,class,metric,value,status,post\n" + "\n".join(lines) + "\n")
-    content = {
-        "schema_version": 1, "settings": {}, "classes": ["lung"],
-        "patients": {f"c{k}": f"p{k}" for k in range(len(values))}, "summary": [], "subgroups": [], "missing": [],
-        "problems": [], "notes": [], "rows": 2 * len(values),
-    }  # fmt: skip
-    (folder / "evaluation.json").write_text(json.dumps(content))
-    return Evaluation.load(folder / "metrics.csv", folder / "evaluation.json")
+    patients = {f"c{k}": f"p{k}" for k in range(len(values))}
+    rows = tuple(
+        Row(case=case, class_name=name, metric="dice", value=value, status="ok")
+        for case, value in zip(patients, values, strict=True)
+        for name in ("lung", MEAN_FOREGROUND)
+    )
+    summary = tuple(summarise(rows, patients, Settings()))
+    return Evaluation(settings=Settings(), classes=("lung",), patients=patients, rows=rows, summary=summary)
 
 
 @pytest.mark.parametrize(
@@ -231,13 +230,14 @@ def scored(folder: Path, values: list[float]) -> Evaluation:
         ([0.1], "too few patients to tell that from chance"),
     ],
 )
-def test_the_sentence_owns_up(tmp_path: Path, differences: list[float], words: str) -> None:
+def test_the_sentence_owns_up(differences: list[float], words: str) -> None:
     without = [0.7] * len(differences)
     with_them = [before + more for before, more in zip(without, differences, strict=True)]
-    both = scored(tmp_path / "a", with_them), scored(tmp_path / "b", without)
-    told = added(*both, what="6 images", folder="labels-only", seed=0)
+    told = added(scored(with_them), scored(without), what="6 images", folder="labels-only", seed=0)
     assert words in told["sentence"]
     assert math.isclose(told["difference"], float(np.mean(differences)), abs_tol=1e-9)
+    assert f"{np.mean(with_them):.3f}" in told["sentence"]
+    assert "0.700" in told["sentence"]
 
 
 def test_where_nobody_is_held_out_nothing_is_claimed() -> None:

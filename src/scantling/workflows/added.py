@@ -9,6 +9,7 @@ from scantling.evaluation.compare import compare_evaluations
 from scantling.evaluation.conventions import MEAN_FOREGROUND
 from scantling.evaluation.results import Evaluation
 from scantling.evaluation.statistics import LEVEL
+from scantling.evaluation.summary import Summary
 
 
 def added(
@@ -36,7 +37,8 @@ def added(
     if not math.isfinite(found.difference):
         return {"sentence": f"No held-out case was scored in both runs, so what {subject} added cannot be said."}
     on = f"{found.n_cases} held-out case{'s' * (found.n_cases != 1)}"
-    means = f"{found.mean_first:.3f} against {found.mean_second:.3f} by labels alone at the same budget, on {on}"
+    first, second = (_with_interval(one.find()) for one in (with_them, without))
+    means = f"{first} against {second} by labels alone at the same budget, on {on}"
     interval = f"{LEVEL * 100:g} % interval {found.low:+.3f} to {found.high:+.3f}"
     if not math.isfinite(found.low):
         sentence = f"With {subject} the Dice is {means}: too few patients to tell that from chance."
@@ -50,6 +52,12 @@ def added(
             f"{means}."
         )
     return {"sentence": sentence, **figures}
+
+
+def _with_interval(summary: Summary) -> str:
+    if not math.isfinite(summary.low):
+        return f"{summary.mean:.3f}"
+    return f"{summary.mean:.3f} ({summary.low:.3f} to {summary.high:.3f})"
 
 
 def images(n: int) -> str:
