@@ -1,8 +1,8 @@
 """Scantling: from medical images and whatever labels there are to a validated segmentation model.
 
-`scantling.train`, `pretrain`, `predict`, `evaluate`, `generate`, `figure`, `report`, `inspect`, `demo`, `resume` are
-the command line's verbs as functions; `Segmenter` is the same with the manners of scikit-learn; `chromap` colours any
-features. Nothing heavy is imported before it is used.
+`scantling.train`, `pretrain`, `predict`, `evaluate`, `protocol`, `generate`, `figure`, `report`, `inspect`, `demo`,
+`resume` are the command line's verbs as functions; `Segmenter` is the same with the manners of scikit-learn; `chromap`
+colours any features. Nothing heavy is imported before it is used.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from scantling.workflows.figure import figure as figure
     from scantling.workflows.generate import generate as generate
     from scantling.workflows.pretrain import pretrain as pretrain
+    from scantling.workflows.protocol import protocol as protocol
     from scantling.workflows.segmenter import Segmenter as Segmenter
     from scantling.workflows.train import resume as resume
     from scantling.workflows.train import train as train
@@ -48,6 +49,7 @@ _PUBLIC = {
     "open_dataset": "scantling.data.layouts",
     "predict": "scantling.workflows.verbs",
     "pretrain": "scantling.workflows.pretrain",
+    "protocol": "scantling.workflows.protocol",
     "report": "scantling.workflows.verbs",
     "resume": "scantling.workflows.train",
     "train": "scantling.workflows.train",

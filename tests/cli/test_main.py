@@ -14,7 +14,20 @@ from scantling.cli import options
 from scantling.cli.main import app, main
 from scantling.errors import DataError
 
-VERBS = ("demo", "doctor", "inspect", "train", "resume", "predict", "evaluate", "generate", "report")
+VERBS = (
+    "demo",
+    "doctor",
+    "inspect",
+    "train",
+    "pretrain",
+    "resume",
+    "predict",
+    "evaluate",
+    "protocol",
+    "generate",
+    "figure",
+    "report",
+)
 
 
 def python(code: str) -> str:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -156,6 +159,27 @@ def test_the_command_line_compares(data: Path, tmp_path: Path) -> None:
     told = json.loads(result.stdout)["added_by_unlabelled"]
     assert told["difference"] == pytest.approx(told["dice"] - told["dice_labels_only"])
     assert read_json(tmp_path / "run" / "features" / "run.json")["recipe"] == "mvd_cl"
+
+
+def test_two_processes_go_the_road_together(data: Path, tmp_path: Path) -> None:
+    words = ["-m", "scantling", "train", str(data), "--steps", "1", "--compare", "--device", "cpu", "--quiet", "--json"]
+    words += [word for setting in SHORT for word in ("--set", setting)]
+    environment = {
+        **os.environ, "PYTHONPATH": str(Path(scantling.__file__).parents[1]), "OMP_NUM_THREADS": "1",
+        "GLOO_SOCKET_IFNAME": "lo0" if sys.platform == "darwin" else "lo",
+    }  # fmt: skip
+    two = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", "--local-addr", "127.0.0.1"]
+    done = subprocess.run(
+        [sys.executable, *two, *words, "-o", str(tmp_path / "run")],
+        capture_output=True, text=True, env=environment, timeout=480,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "6 images without full labels" in json.loads(done.stdout)["added_by_unlabelled"]["sentence"]  # said once
+    states = [
+        read_json(run / "run.json")
+        for run in (tmp_path / "run", tmp_path / "run" / "features", tmp_path / "run" / "labels-only")
+    ]
+    assert all((state["status"], state["processes"]) == ("finished", 2) for state in states)
 
 
 def test_half_of_the_budget_is_for_features_and_less_where_few_images_lack_labels(data: Path, tmp_path: Path) -> None:

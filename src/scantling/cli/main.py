@@ -20,6 +20,7 @@ from scantling.cli.generate import generate
 from scantling.cli.inspect import inspect
 from scantling.cli.predict import predict
 from scantling.cli.pretrain import pretrain
+from scantling.cli.protocol import protocol
 from scantling.cli.report import report
 from scantling.cli.resume import resume
 from scantling.cli.streams import prepare_streams
@@ -38,7 +39,7 @@ app = typer.Typer(
     add_completion=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (demo, doctor, inspect, train, pretrain, resume, predict, evaluate, generate, figure, report):
+for verb in (demo, doctor, inspect, train, pretrain, resume, predict, evaluate, protocol, generate, figure, report):
     app.command()(verb)
 
 

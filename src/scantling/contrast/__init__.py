@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from scantling.contrast.counting import count_pairs as count_pairs
     from scantling.contrast.diagnostics import Diagnostics as Diagnostics
     from scantling.contrast.gathering import gather_pixels as gather_pixels
+    from scantling.contrast.overlap import overlap_points as overlap_points
     from scantling.contrast.pairing import PairRule as PairRule
     from scantling.contrast.pixels import Pixels as Pixels
     from scantling.contrast.pixels import Tags as Tags
@@ -90,6 +91,7 @@ _PUBLIC = {
     "hardest_half": "class_sampling",
     "join": "pixels",
     "nearest_values": "points",
+    "overlap_points": "overlap",
     "random_points": "sampling",
     "shared_points": "sampling",
     "shuffled_blocks": "blocks",

@@ -110,6 +110,11 @@ def _range_of_classes(evaluation: Evaluation) -> str:
 
 def _caveats(facts: RunFacts, evaluation: Evaluation) -> list[str]:
     caveats = [*_unfinished(facts), *_unheeded(facts)]
+    if dict(facts.config.get("data", {})).get("choose_on") == "held_out":
+        caveats.append(
+            "The checkpoint was chosen on the very cases that are scored, as published tables did: expect less of new "
+            "patients."
+        )
     if facts.split.get("leak_allowed"):
         caveats.append("Patients may have been both trained on and scored (leaks were allowed): expect less.")
     n_patients = len(set(evaluation.patients.values()))

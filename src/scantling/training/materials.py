@@ -33,6 +33,7 @@ class Materials:
 
     Attributes:
         train: labelled training cases, then the unlabelled ones if the recipe uses them.
+        validation: cases that choose the checkpoint.
     """
 
     manifest: Manifest
@@ -82,7 +83,8 @@ def gather(
     train = prepared(store, learnt_from, manifest, plan, display, alternatives=others)
     if others:
         display.say(alternatives_sentence(train))
-    validation = prepared(store, [manifest.case(c) for c in split.validation], manifest, plan, display)
+    choosing = split.heldout if config.data.choose_on == "held_out" else split.validation
+    validation = prepared(store, [manifest.case(c) for c in choosing], manifest, plan, display)
     for note in (*train.notes, *validation.notes):
         display.say(note)
     run.update(

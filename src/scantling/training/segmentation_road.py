@@ -68,7 +68,10 @@ class SegmentationRoad(Road):
         divisor = tuple(math.prod(strides) for strides in zip(*plan.network.strides, strict=True))
         loop = self.loop_over(recipe, source, patch_size=plan.patch_size, patch_divisor=divisor, stop=stop)
         if cases := self.materials.validation.cases:
-            loop.validate = inner_validation(cases, plan, device=self.device, precision=loop.precision)
+            loop.validate = inner_validation(
+                cases, plan, device=self.device, precision=loop.precision,
+                as_in_training=config.data.choose_on == "held_out",
+            )  # fmt: skip
         return loop
 
     def later(self, loop: Loop) -> Later:

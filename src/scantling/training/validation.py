@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import nn
+from torch import Tensor, nn
 
 from scantling.data.plan import Plan
 from scantling.data.store import PreparedCase
@@ -23,17 +23,27 @@ _BLOCK: Final = 2**20
 
 
 def inner_validation(
-    cases: Sequence[PreparedCase], plan: Plan, *, device: torch.device, precision: torch.dtype | None
+    cases: Sequence[PreparedCase],
+    plan: Plan,
+    *,
+    device: torch.device,
+    precision: torch.dtype | None,
+    as_in_training: bool = False,
 ) -> Validate:
     """A function that scores a network on these cases: mean over classes of the Dice pooled over cases.
 
     Pooling voxels over cases keeps a class that is absent from some of them defined; a class absent from all is
     NaN and left out of the mean. Several processes share the cases; each gets the score of all.
+
+    Args:
+        as_in_training: normalise by the statistics of what is predicted, which also move the running ones, as
+            published tables did (there of 64 images at once, here of one).
     """
     own = cases[process_rank() :: process_count()]
 
     def validate(network: nn.Module) -> Validation:
         n_classes = len(plan.classes.names)
+        scored = _AsInTraining(network) if as_in_training else network
         totals = np.zeros((3, n_classes))
         for case in own:
             labels = case.labels
@@ -41,7 +51,7 @@ def inner_validation(
                 continue
             image = StoredImage(array=torch.from_numpy(np.array(case.image)), scale=case.scale, offset=case.offset)
             predicted = predict_labels(
-                network, image, patch_size=plan.patch_size, n_classes=n_classes, overlap=VALIDATION_OVERLAP,
+                scored, image, patch_size=plan.patch_size, n_classes=n_classes, overlap=VALIDATION_OVERLAP,
                 batch_size=validation_batch(plan, device), slices=plan.dimensions < plan.image_axes, amp=precision,
                 device=device,
             ).numpy()  # fmt: skip
@@ -53,6 +63,18 @@ def inner_validation(
         return Validation(score=float(np.mean(list(per_class.values()))) if per_class else 0.0, per_class=per_class)
 
     return validate
+
+
+class _AsInTraining(nn.Module):
+    """A network that stays in training mode whoever evaluates it; of several logits the finest are its answer."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self._held = (network,)  # not as a part of this module, whose mode its parts follow
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor | list[Tensor] = self._held[0].train()(images)
+        return logits if isinstance(logits, Tensor) else logits[0]
 
 
 def validation_batch(plan: Plan, device: torch.device) -> int:

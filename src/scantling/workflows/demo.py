@@ -68,6 +68,6 @@ def demo(
         quiet=quiet,
         settings=_SETTINGS,
     )
-    shown = None if run.evaluation is None else sorted(run.evaluation.patients)[0]
+    shown = None if run.evaluation is None else min(run.evaluation.patients)
     drawn = figure("chromap", run.path / "features", data, folder / "chromap", cases=shown, device=device, seed=seed)
     return DemoResult(run=run, chromap=drawn.pages[0])
