@@ -102,6 +102,12 @@ def test_a_method_without_labels_is_given_none_and_another_one_the_silver_ones(c
     assert [case.label_kind for case in best_first.train.cases].count("full") == 2
 
 
+def test_a_kind_of_label_counts_as_much_as_it_is_trusted(chest: Path, tmp_path: Path) -> None:
+    data = {"label_kinds": ("full", "silver"), "labels": 2, "trust": {"silver": 0.25}}
+    road = gathered(chest, tmp_path / "a", recipe="s_mvd_cl", data=data)
+    assert {(case.label_kind, case.weight) for case in road.train.cases} == {("full", 1.0), ("silver", 0.25)}
+
+
 def test_labels_do_not_say_where_to_look_unless_they_are_read(chest: Path, tmp_path: Path) -> None:
     for recipe, share in (("dvd_cl", 0.0), ("s_dvd_cl", 0.33)):
         road = gathered(chest, tmp_path / recipe, recipe=recipe)

@@ -29,6 +29,8 @@ class DataConfig(Config):
         scored_kinds: of a run that learns features: the annotations by which patients are held out and features are
             measured, those that fine-tuning will be scored by. Where no case has one, `label_kinds` are taken. Such a
             run learns from labels of `label_kinds`, if its method reads any: silver ones, unless others are named.
+        trust: by kind of label, in [0, 1], as `{"silver" = 0.5}`: multiplied into the weight of every pixel of such a
+            label, on top of what `cases.csv` says (`weight`). Kinds that are not named count in full.
         choose_on: who chooses the checkpoint: patients of the training side, or, as published tables of contrastive
             pretraining did, the held-out cases themselves, with normalisation as in training. The score then promises
             more than new patients will see, and the report says so.
@@ -44,6 +46,7 @@ class DataConfig(Config):
     fold: Annotated[int, Field(ge=0)] | Literal["none"] = 0
     labels: int | None = Field(default=None, ge=1)
     scored_kinds: tuple[LabelKind, ...] = ("full", "slices")
+    trust: dict[LabelKind, Annotated[float, Field(ge=0, le=1)]] = Field(default_factory=dict)
     choose_on: Literal["validation", "held_out"] = "validation"
     allow_leak: bool = False
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from scantling.data.case import Case
+from scantling.data.case import Case, LabelKind
 from scantling.data.inspect import Inspection, check_lock, inspect_dataset, write_lock
 from scantling.data.layouts import open_dataset
 from scantling.data.manifest import Manifest
@@ -112,7 +112,13 @@ def read_data(run: RunFolder, config: RunConfig, display: Display) -> Manifest:
         display.say(line)
     manifest = inspection.usable
     keep_lock(run, manifest, inspection)
-    return manifest
+    return replace(manifest, cases=tuple(_as_trusted(case, config.data.trust) for case in manifest.cases))
+
+
+def _as_trusted(case: Case, trust: Mapping[LabelKind, float]) -> Case:
+    """The case with the weights of its labels multiplied by the trust in their kinds."""
+    labels = (replace(one, weight=one.weight * trust.get(one.kind, 1.0)) for one in case.annotations)
+    return replace(case, annotations=tuple(labels)) if trust else case
 
 
 def _split(manifest: Manifest, config: RunConfig) -> Split:

@@ -45,7 +45,10 @@ def added(
     elif found.low > 0:
         sentence = f"{subject} added {found.difference:.3f} of Dice ({interval}): {means}."
     elif found.high < 0:
-        sentence = f"{subject} did harm: {found.difference:+.3f} of Dice ({interval}), {means}; take {folder}/ instead."
+        sentence = (
+            f"{subject} did harm: {found.difference:+.3f} of Dice ({interval}), {means}; use the model of labels "
+            f"alone, in {folder}."
+        )
     else:
         sentence = (
             f"{subject} added nothing that can be told from chance: {found.difference:+.3f} of Dice ({interval}), "
