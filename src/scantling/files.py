@@ -177,13 +177,27 @@ def new_folder(path: Path, *, overwrite: bool = False) -> Path:
         return _emptied(path, overwrite=overwrite)
 
 
+def require_new_folder(path: Path) -> None:
+    """Refuse a folder with content.
+
+    Raises:
+        ConfigError: naming it.
+    """
+    if _has_content(path):
+        raise ConfigError(
+            f"{path}: already exists and is not empty; choose another folder, or --overwrite to move it aside",
+            code="E-CFG-04",
+        )
+
+
+def _has_content(path: Path) -> bool:
+    return path.exists() and (not path.is_dir() or any(path.iterdir()))
+
+
 def _emptied(path: Path, *, overwrite: bool) -> Path:
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        if not overwrite:
-            raise ConfigError(
-                f"{path}: already exists and is not empty; choose another folder, or --overwrite to move it aside",
-                code="E-CFG-04",
-            )
+    if not overwrite:
+        require_new_folder(path)
+    elif _has_content(path):
         stamp = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
         aside = path.with_name(f"{path.name}.old-{stamp}")
         counter = 1

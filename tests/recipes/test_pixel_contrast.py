@@ -19,7 +19,7 @@ from scantling.data.plan import ClassPlan, NetworkPlan
 from scantling.errors import ConfigError
 from scantling.networks import UNet
 from scantling.recipes import RECIPES, Recipe, parse_settings
-from scantling.recipes.pixel_contrast import length_mm
+from scantling.recipes.pixel_contrast import length_mm, points_of
 from scantling.seeding import torch_generator
 from scantling.training.config import RunConfig
 from scantling.views.maker import ViewConfig, make_views
@@ -85,11 +85,20 @@ def test_what_is_kept_is_the_network_of_the_plan(name: str) -> None:
     )  # fmt: skip
 
 
+def test_small_views_are_as_densely_drawn_as_the_published_ones_and_large_ones_no_dearer() -> None:
+    config: Any = parse_settings("mvd_cl", {})
+    assert points_of(config, small_plan(patch_size=(96, 96))) == 184  # 1000 * 96^2 / 224^2
+    assert points_of(config, small_plan(patch_size=(512, 512))) == 1000
+    assert points_of(parse_settings("mvd_cl", {"points": 50}), small_plan(patch_size=(512, 512))) == 50
+    assert points_of(parse_settings("mvd_cl", {"compat": "released"}), small_plan(patch_size=(96, 96))) == 1000
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_the_defaults_are_the_published_run(name: str) -> None:
     config: Any = parse_settings(name, {})
     assert config.views == published_views(4, "each")
-    assert (config.points, config.temperature, config.hidden, config.embedding) == (1000, 0.7, 256, 128)
+    assert (config.temperature, config.hidden, config.embedding) == (0.7, 256, 128)
+    assert points_of(config, small_plan(patch_size=(224, 224))) == 1000
     assert config.compat == "intended"
     run = RunConfig.model_validate({"data": {"path": "x"}, **RECIPES[name].run_defaults})
     optimisation = run.training.optimisation

@@ -87,7 +87,7 @@ def test_the_bound_of_validation_images_is_logged_and_in_the_report(finished: Ru
     assert "Bound on the log-likelihood of validation images" in page
     assert "An image model of 20 images" in page
     assert "every image stretched to 32 × 32, batch of 16" in page
-    assert not any(word in page for word in ("segmented", "with labels", "scored"))
+    assert not any(word in page for word in ("segmented", "with labels", "scored "))
 
 
 def test_the_last_line_says_what_was_made_and_how_well_it_can_be_judged(finished: RunFolder) -> None:

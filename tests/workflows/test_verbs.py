@@ -195,7 +195,9 @@ def test_the_demo_ends_with_a_score_and_a_report(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(demo_workflow, "HELD_OUT", 3)
     result = CliRunner().invoke(app, ["demo", "-o", str(tmp_path / "demo"), "--steps", "2"])
     assert "Mean foreground Dice" in result.stdout
-    assert "says nothing about patients" in result.stderr
+    assert "scores say nothing about patients" in result.stderr
+    assert "labels alone at the same budget" in result.stdout
+    assert len(list((tmp_path / "demo" / "chromap").glob("*.png"))) == 1
     assert (tmp_path / "demo" / "run" / "report.html").is_file()
     assert "already exists" in str(CliRunner().invoke(app, ["demo", "-o", str(tmp_path / "demo"), "-q"]).exception)
 

@@ -102,7 +102,7 @@ class DVDCL(PixelContrast):
             return {"pixel_contrast": _released(self, batch, rng, _one_way(rule, c.temperature), rule)}
         among = inside_image(batch)
         pairs = view_pairs(c.views.n_views, all_pairs=c.all_pairs)
-        points = [shared_points(batch, c.points, rng, views=pair, fill="outside", among=among) for pair in pairs]
+        points = [shared_points(batch, self.points, rng, views=pair, fill="outside", among=among) for pair in pairs]
         near = length_mm(c.exclusion, c.exclusion_mm, batch)
         same = SamePoint()
         rule = PairRule(same if near is None else same.among(~Within(near), only="negatives"))
@@ -144,9 +144,9 @@ class SDVDCL(PixelContrast):
         pairs = view_pairs(c.views.n_views, all_pairs=c.all_pairs)
         among = labelled(batch)
         points = [
-            quota_points(batch, c.points, rng, n_classes=self.n_classes, among=among, views=pair)
+            quota_points(batch, self.points, rng, n_classes=self.n_classes, among=among, views=pair)
             if c.class_balanced
-            else shared_points(batch, c.points, rng, views=pair, fill="outside", among=among)
+            else shared_points(batch, self.points, rng, views=pair, fill="outside", among=among)
             for pair in pairs
         ]
         labels = anchor_labels(batch, background_anchors=c.background_anchors)
@@ -177,7 +177,7 @@ def _released(
     """The sum of both directions, each with pixels of its own, and the mean over the views beside the real one."""
     n_views = recipe.config.views.n_views
     ways = [way for view in range(1, n_views) for way in ((0, view), (view, 0))]
-    points = [rounded_overlap_points(batch, recipe.config.points, rng, views=way) for way in ways]
+    points = [rounded_overlap_points(batch, recipe.points, rng, views=way) for way in ways]
     tags = [released_tags(part, batch) for part in points]
     terms = []
     for anchors, keys in _sides(recipe, batch, points, tags, "nearest"):

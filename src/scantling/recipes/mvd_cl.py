@@ -100,14 +100,14 @@ class MVDCL(PixelContrast):
         c = self.config
         released = c.compat == "released"
         if released:
-            points = same_grid_points(batch, c.points, rng)
+            points = same_grid_points(batch, self.points, rng)
             assert c.radius is not None  # in mm it is refused
             tags = in_image_sides(released_tags(points, batch), points, batch)
             rule = PairRule(Within(c.radius))
         else:
             among = inside_image(batch)
             draw = overlap_points if c.sampling == "overlap" else random_points
-            points = draw(batch, c.points, rng, among=among)
+            points = draw(batch, self.points, rng, among=among)
             tags = tags_of(points, batch)
             radius = length_mm(c.radius, c.radius_mm, batch)
             assert radius is not None
@@ -147,7 +147,7 @@ class SMVDCL(PixelContrast):
         released = c.compat == "released"
         with_background = c.background_anchors or released
         if released:
-            points = same_grid_points(batch, c.points, rng)
+            points = same_grid_points(batch, self.points, rng)
             tags, rule = released_tags(points, batch), PairRule(SameClass())
         else:
             points = self._points(batch, rng)
@@ -163,7 +163,7 @@ class SMVDCL(PixelContrast):
         c, among = self.config, labelled(batch)
         if c.sampling == "class_balanced":
             views = range(c.views.n_views)
-            points = quota_points(batch, c.points, rng, n_classes=self.n_classes, among=among, views=views)
+            points = quota_points(batch, self.points, rng, n_classes=self.n_classes, among=among, views=views)
             return replace(points, views=None)
         draw = overlap_points if c.sampling == "overlap" else random_points
-        return draw(batch, c.points, rng, among=among)
+        return draw(batch, self.points, rng, among=among)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Final, Literal
@@ -27,6 +28,8 @@ from scantling.views.published import published_views
 from scantling.views.view import ViewBatch
 
 BACKGROUND: Final = 0
+PUBLISHED_POINTS: Final = 1000
+PUBLISHED_PIXELS: Final = 224 * 224
 
 
 class PixelContrastConfig(PretrainingConfig):
@@ -37,7 +40,8 @@ class PixelContrastConfig(PretrainingConfig):
             image: the control at an equal number of views.
         tap: the feature map that is contrasted, such as "decoder.2"; "" is the finest decoder level. What lies beyond
             is not computed.
-        points: places of each view, or of each pair of views.
+        points: places of each view, or of each pair of views; None: as dense as published, 1,000 on 224 x 224 pixels
+            (2 %), and never more, so that the pairs of small views do not cost more than the network.
         temperature: divides the cosines.
         compat: "released" computes what the released code does, where it differs from the method. It knows no trust
             in labels and no partly labelled images.
@@ -45,7 +49,7 @@ class PixelContrastConfig(PretrainingConfig):
 
     views: ViewConfig = published_views()
     tap: str = ""
-    points: int = Field(default=1000, ge=1)
+    points: int | None = Field(default=None, ge=1)
     temperature: float = Field(default=0.7, gt=0)
     compat: Literal["intended", "released"] = "intended"
 
@@ -91,7 +95,7 @@ class PixelContrast(Recipe):
                 "the data has (--label-kinds silver), or a recipe without labels, such as dvd_cl or mvd_cl",
                 code="E-CFG-64",
             )
-        self._views = views_of(config, plan)
+        self._views, self.points = views_of(config, plan), points_of(config, plan)
         self.network = network_of(plan, generator)
         self.tap = chosen_tap(self.network, config.tap)
         freeze_beyond(self.network, self.tap)
@@ -113,6 +117,15 @@ class PixelContrast(Recipe):
         features = dense_features(self.network, batch.images, self.tap)
         result: Tensor = self.projection(gather(features, points, batch.view_shape, interpolation=interpolation))
         return result
+
+
+def points_of(config: PixelContrastConfig, plan: Plan) -> int:
+    """Places of a view: those asked for, or as dense as published; the released code always draws 1,000."""
+    if config.points is not None:
+        return config.points
+    if config.compat == "released":
+        return PUBLISHED_POINTS
+    return min(PUBLISHED_POINTS, max(1, round(PUBLISHED_POINTS * math.prod(plan.patch_size) / PUBLISHED_PIXELS)))
 
 
 def one_length(values: Any, share: str, mm: str) -> Any:

@@ -9,10 +9,13 @@ from typing import Any
 
 from scantling.config import apply_overrides
 from scantling.errors import ConfigError
+from scantling.files import require_new_folder, write_errors
+from scantling.processes import launched
 from scantling.training import train as training
 from scantling.training.config import parse_duration, parse_size
 from scantling.training.progress import Display, Silent
 from scantling.training.run_folder import ROAD, RunFolder
+from scantling.training.run_lock import refuse_if_training
 from scantling.training.terminal import Terminal
 from scantling.workflows.finish import finish
 from scantling.workflows.result import RunResult
@@ -102,6 +105,10 @@ def train(
     if run_config.training.steps is not None and time is not None:
         raise ConfigError("--time and --steps: a run ends by the clock or by its steps; give one", code="E-CFG-17")
     folder, display = Path(out) if out is not None else _next_run(Path(data)), display_for(quiet, verbose=verbose)
+    if launched()[0] == 0 and not overwrite:
+        refuse_if_training(folder)
+        with write_errors(folder):
+            require_new_folder(folder)  # before any data are read
     free = "recipe" not in values and plan is None and run_config.init is None
     road = plan_road(run_config, of_features, wanted=pretrain, compare=compare, free=free)
     if road is not None:
