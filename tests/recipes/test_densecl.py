@@ -29,7 +29,9 @@ from scantling.views.maker import make_views
 SMALL = {"hidden": 32, "embedding": 16, "bank": 8, "grid": 4, "momentum": 0.9, "views": CALM_VIEWS}
 
 
-@pytest.mark.parametrize("task", [STRIPES, SOLID_STRIPES], ids=["2D", "3D"])
+@pytest.mark.parametrize(
+    "task", [pytest.param(STRIPES, id="2D"), pytest.param(SOLID_STRIPES, id="3D", marks=pytest.mark.slow)]
+)
 def test_the_recipe_keeps_the_contract(task, tmp_path: Path) -> None:
     assert_contract("densecl", tmp_path, SMALL, task=task, from_labels=False)
 

@@ -20,7 +20,18 @@ SETTINGS: dict[str, Any] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("dimensions", TASKS)
-@pytest.mark.parametrize("name", ["dvd_cl", "s_dvd_cl", "mvd_cl", "s_mvd_cl"])
+@pytest.mark.parametrize(
+    ("name", "dimensions"),
+    [
+        ("dvd_cl", "2D"),
+        ("s_dvd_cl", "2D"),
+        ("mvd_cl", "2D"),
+        ("s_mvd_cl", "2D"),
+        ("s_mvd_cl", "3D"),
+        pytest.param("dvd_cl", "3D", marks=pytest.mark.slow),
+        pytest.param("s_dvd_cl", "3D", marks=pytest.mark.slow),
+        pytest.param("mvd_cl", "3D", marks=pytest.mark.slow),
+    ],
+)
 def test_the_recipe_keeps_the_contract(name: str, dimensions: str, tmp_path: Path) -> None:
     assert_contract(name, tmp_path, SETTINGS, task=TASKS[dimensions], from_labels=name.startswith("s_"))

@@ -32,7 +32,9 @@ SMALL = {"hidden": 32, "embedding": 16, "grid": 4, "views": CALM_VIEWS}
 CONTRAST = {**SMALL, "loss": "contrast", "temperature": 0.1}
 
 
-@pytest.mark.parametrize("task", [STRIPES, SOLID_STRIPES], ids=["2D", "3D"])
+@pytest.mark.parametrize(
+    "task", [pytest.param(STRIPES, id="2D"), pytest.param(SOLID_STRIPES, id="3D", marks=pytest.mark.slow)]
+)
 def test_the_recipe_keeps_the_contract(task, tmp_path: Path) -> None:
     assert_contract("pixpro", tmp_path, SMALL, task=task, from_labels=False)
 

@@ -18,7 +18,7 @@ from scantling.views.maker import ViewConfig, make_views
 from scantling.views.published import published_views
 
 
-@pytest.mark.parametrize("task", [SHAPES, SOLIDS], ids=["2D", "3D"])
+@pytest.mark.parametrize("task", [pytest.param(SHAPES, id="2D"), pytest.param(SOLIDS, id="3D", marks=pytest.mark.slow)])
 def test_the_recipe_keeps_the_contract(task, tmp_path: Path) -> None:
     assert_contract("segmentation", tmp_path, {"transforms": "plan"}, task=replace(task, falls_to=0.8))
 

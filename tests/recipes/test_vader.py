@@ -28,7 +28,9 @@ SMALL = {"hidden": 32, "embedding": 16, "bank": 64, "momentum": 0.9, "temperatur
 AS_RUN = {"key_encoder": False, "bank": 0, "negatives": "all", "points": 40, "temperature": 0.7}
 
 
-@pytest.mark.parametrize("task", [STRIPES, SOLID_STRIPES], ids=["2D", "3D"])
+@pytest.mark.parametrize(
+    "task", [pytest.param(STRIPES, id="2D"), pytest.param(SOLID_STRIPES, id="3D", marks=pytest.mark.slow)]
+)
 def test_the_recipe_keeps_the_contract(task, tmp_path: Path) -> None:
     task = replace(task, falls_to=0.8)
     assert_contract("vader", tmp_path, SMALL, task=task, from_labels=False)
