@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from scipy.ndimage import uniform_filter
 
-from scantling.counterfactuals.hvae import HVAE, Elbo, Latents, Predicted, predict_counterfactual
+from scantling.counterfactuals.hvae import HVAE, Elbo, Latents, Predicted, predict_counterfactual, with_smooth_tone
 from scantling.counterfactuals.hvae_blocks import Gaussian, LatentBlock, PlainBlock
 from scantling.counterfactuals.hvae_layout import HVAEConfig
 from scantling.errors import ConfigError, PlanMismatch
@@ -350,3 +351,23 @@ def test_a_prediction_is_a_mean_and_a_scale_of_the_images_shape() -> None:
     predicted = micro((8, 8, 4)).sample(contexts(2), generator=generator())
     assert isinstance(predicted, Predicted)
     assert predicted.mean.shape == predicted.scale.shape == (2, 1, 8, 8, 4)
+
+
+def test_a_tone_is_the_mean_of_its_surroundings_and_nothing_where_nothing_changes() -> None:
+    """Against SciPy's mean over a window, of which only what lies inside the image counts."""
+    rng = torch.Generator().manual_seed(0)
+    mean = torch.randn(2, 1, 21, 35, generator=rng)
+    factual, other = (Predicted(mean, torch.rand(mean.shape, generator=rng) + 0.5) for _ in range(2))
+    tone = with_smooth_tone(factual, other).scale / factual.scale
+    logs = (other.scale / factual.scale).log().double().numpy()
+    window = (1, 1, 3, 5)  # a seventh of 21 and 35
+    inside = uniform_filter(np.ones_like(logs), window, mode="constant")
+    wanted = uniform_filter(logs, window, mode="constant") / inside
+    np.testing.assert_allclose(tone.log().numpy(), wanted, atol=1e-5)
+    assert torch.equal(with_smooth_tone(factual, factual).scale, factual.scale)
+    even = Predicted(mean, torch.full_like(mean, 0.5))
+    assert torch.allclose(
+        with_smooth_tone(even, Predicted(mean, torch.full_like(mean, 0.75))).scale, torch.tensor(0.75)
+    )
+    solid = Predicted(mean.reshape(2, 1, 7, 15, 7), factual.scale.reshape(2, 1, 7, 15, 7))
+    assert with_smooth_tone(solid, solid).scale.shape == (2, 1, 7, 15, 7)

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 
 from scantling.counterfactuals.fitted_graph import FittedGraph
-from scantling.counterfactuals.hvae import HVAE, predict_counterfactual
+from scantling.counterfactuals.hvae import HVAE, predict_counterfactual, with_smooth_tone
 from scantling.counterfactuals.image_plan import ImagePlan
 from scantling.counterfactuals.noise_effects import NoiseEffects
 from scantling.counterfactuals.source_image import ModelImage, SourceImage, onto_source, read_source, to_model
@@ -182,7 +182,8 @@ class ImageModelSource:
         latents = self.network.abduct(images, own)
         moved = latents if self.effects is None else self.effects.moved(latents, own, other)
         factual, wanted = self.network.decode(latents, own), self.network.decode(moved, other)
-        changes: np.ndarray = (predict_counterfactual(images, factual, wanted) - images).cpu().numpy()
+        made = predict_counterfactual(images, factual, with_smooth_tone(factual, wanted))
+        changes: np.ndarray = (made - images).cpu().numpy()
         return changes
 
 

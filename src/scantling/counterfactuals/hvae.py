@@ -12,7 +12,7 @@ Differs: written from descriptions. A prior's stream is fed the latents that the
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, final
+from typing import Final, Literal, NamedTuple, final
 
 import torch
 from jaxtyping import Float
@@ -30,6 +30,9 @@ from scantling.losses.variational import (
     softplus_2,
 )
 from scantling.shapes import Images
+
+TONE_WINDOWS: Final = 7
+"""Windows along an axis over which a tone is taken for even; lab notes."""
 
 
 class Predicted(NamedTuple):
@@ -266,6 +269,20 @@ def predict_counterfactual(images: Images, factual: Predicted, other: Predicted)
     """
     stretched = (other.scale / factual.scale - 1) * (images - factual.mean)
     return (images + (other.mean - factual.mean) + stretched).clamp(-1, 1)
+
+
+def with_smooth_tone(factual: Predicted, other: Predicted) -> Predicted:
+    """`other` with a scale whose ratio to the factual one varies slowly, over a seventh of each axis.
+
+    The ratio is the slope of a tone curve, and stretches what the model left over: ribs, vessels, noise. Taken pixel by
+    pixel it is an uncertain estimate and leaves speckle. Its logarithm is averaged over the pixels around; where
+    nothing changes it stays 1 to the bit.
+    """
+    ratio = (other.scale / factual.scale).log()
+    window = [round(length / TONE_WINDOWS) | 1 for length in ratio.shape[2:]]
+    pool = torch.nn.functional.avg_pool2d if len(window) == 2 else torch.nn.functional.avg_pool3d
+    smooth = pool(ratio, window, stride=1, padding=[n // 2 for n in window], count_include_pad=False)
+    return other._replace(scale=factual.scale * smooth.exp())
 
 
 def _noise(like: Tensor, generator: torch.Generator) -> Tensor:
