@@ -32,8 +32,8 @@ from scantling.workflows.settings import resolved, under
 
 SCHEMA_VERSION: Final = 1
 WITHOUT_LABELS: Final = "dvd_cl"
-FROM_SILVER: Final = "s_mvd_cl"
-"""Where at least half of the further images have silver labels."""
+FROM_SILVER: Final = "segmentation"
+"""Where at least half of the further images have silver labels: what did best of all so far (docs/cxr.md)."""
 _LARGEST_SHARE: Final = 0.5
 """Of the budget, for learning features; less where there are fewer images without labels than with."""
 _SHORTEST_TUNING: Final = 0.2
