@@ -8,8 +8,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import scantling
 from scantling.data.catalog.phantom import write_cardiac_phantom, write_chest_phantom
 from scantling.data.image_io import read_image
 from scantling.errors import ConfigError, DataError, Interrupted
@@ -35,6 +32,7 @@ from scantling.training.run_folder import RunFolder
 from scantling.training.step import Stepper
 from scantling.training.train import resume, start
 from scantling.workflows.result import RunResult
+from two_processes import scantling_in_two
 
 SETTINGS: dict[str, Any] = {"points": 20, "views": {"n_views": 2}}
 SILVER = ("silver",)
@@ -299,24 +297,13 @@ def test_nothing_is_kept_from_training(chest: Path, tmp_path: Path) -> None:
     assert caught.value.code == "E-CFG-74"
 
 
-@pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="this torch has no gloo")
 def test_two_processes_share_a_run_and_only_the_first_writes(chest: Path, tmp_path: Path) -> None:
     words = [
-        "-m", "scantling", "pretrain", str(chest), "--method", "mvd-cl", "--steps", "2", "--device", "cpu", "--quiet",
+        "pretrain", str(chest), "--method", "mvd-cl", "--steps", "2", "--device", "cpu", "--quiet",
         *("--set", "plan.patch_size=[32, 32]", "--set", "plan.batch_size=2", "--set", "training.precision=float32"),
-        *("--set", "settings.points=20", "--set", "settings.views.n_views=2"),
+        *("--set", "settings.points=20", "--set", "settings.views.n_views=2", "-o", str(tmp_path / "run")),
     ]  # fmt: skip
-    environment = {
-        **os.environ, "PYTHONPATH": str(Path(scantling.__file__).parents[1]), "OMP_NUM_THREADS": "1",
-        "GLOO_SOCKET_IFNAME": "lo0" if sys.platform == "darwin" else "lo",
-    }  # fmt: skip
-    two = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", "--local-addr", "127.0.0.1"]
-    done = subprocess.run(
-        [sys.executable, *two, *words, "-o", str(tmp_path / "run")],
-        capture_output=True, text=True, env=environment, timeout=480,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("use:") == 1
+    assert scantling_in_two(words).count("use:") == 1
     run = RunFolder.open(tmp_path / "run")
     assert (run.status()["status"], run.status()["processes"]) == ("finished", 2)
     assert [event["event"] for event in run.read_log()] == ["health", "epoch"]

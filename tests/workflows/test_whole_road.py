@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +28,7 @@ from scantling.training.run_folder import RunFolder
 from scantling.workflows.added import added
 from scantling.workflows.result import RunResult
 from scantling.workflows.whole_road import WholeRoad, plan_road
+from two_processes import scantling_in_two
 
 SHORT = (
     "plan.patch_size=[32, 32]", "plan.batch_size=2", "training.steps_per_epoch=2",
@@ -162,19 +160,10 @@ def test_the_command_line_compares(data: Path, tmp_path: Path) -> None:
 
 
 def test_two_processes_go_the_road_together(data: Path, tmp_path: Path) -> None:
-    words = ["-m", "scantling", "train", str(data), "--steps", "1", "--compare", "--device", "cpu", "--quiet", "--json"]
-    words += [word for setting in SHORT for word in ("--set", setting)]
-    environment = {
-        **os.environ, "PYTHONPATH": str(Path(scantling.__file__).parents[1]), "OMP_NUM_THREADS": "1",
-        "GLOO_SOCKET_IFNAME": "lo0" if sys.platform == "darwin" else "lo",
-    }  # fmt: skip
-    two = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", "--local-addr", "127.0.0.1"]
-    done = subprocess.run(
-        [sys.executable, *two, *words, "-o", str(tmp_path / "run")],
-        capture_output=True, text=True, env=environment, timeout=480,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "6 images without full labels" in json.loads(done.stdout)["added_by_unlabelled"]["sentence"]  # said once
+    words = ["train", str(data), "-o", str(tmp_path / "run"), "--steps", "1", "--compare", "--device", "cpu", "--quiet"]
+    words += ["--json", *(word for setting in SHORT for word in ("--set", setting))]
+    printed = scantling_in_two(words)
+    assert "6 images without full labels" in json.loads(printed)["added_by_unlabelled"]["sentence"]  # said once
     states = [
         read_json(run / "run.json")
         for run in (tmp_path / "run", tmp_path / "run" / "features", tmp_path / "run" / "labels-only")
