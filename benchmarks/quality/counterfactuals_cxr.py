@@ -90,8 +90,9 @@ def main(work: Path) -> None:
         )
     if not (segmentation / "report.html").exists():
         scantling.train(
-            data, segmentation, time="5m", fold=0, classes="right_lung,left_lung", quiet=False, overwrite=True
-        )
+            data, segmentation, recipe="supervised", time="5m", fold=0, classes="right_lung,left_lung", quiet=False,
+            overwrite=True,
+        )  # fmt: skip
     held_out = read_json(run / "splits.json")["heldout"]
     status = RunFolder.open(run).status()
     lines = []

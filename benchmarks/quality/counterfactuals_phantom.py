@@ -144,7 +144,7 @@ def main(work: Path) -> None:
             settings=SETTINGS,
         )  # fmt: skip
     if not (segmentation / "report.html").exists():
-        scantling.train(data, segmentation, steps=1500, quiet=False, overwrite=True)
+        scantling.train(data, segmentation, recipe="supervised", steps=1500, quiet=False, overwrite=True)
     model = load_image_model(find_model_folder(run), torch.device("cpu"))
     manifest = open_dataset(data)
     cases = [draw_chest_case(SEED, N_TRAIN + k, "test") for k in range(N_TEST)]

@@ -201,8 +201,14 @@ class Bench:
         self.plan = work / "plan" / "plan.json"
         if not self.plan.exists():
             scantling.train(
-                self.data, work / "plan", steps=1, settings=preset.plan(), dry_run=True, overwrite=True
-            )  # fmt: skip
+                self.data,
+                work / "plan",
+                recipe="supervised",
+                steps=1,
+                settings=preset.plan(),
+                dry_run=True,
+                overwrite=True,
+            )
 
     def pretrained(self, name: str, seed: int) -> Path | None:
         """The run that an arm starts from."""
@@ -223,7 +229,7 @@ class Bench:
         if not (run / "report.html").exists():
             start = None if name == FULL else self.pretrained(name, seed)
             scantling.train(
-                self.data, run, init=start, labels=k, seed=seed, plan=self.plan,
+                self.data, run, recipe="supervised", init=start, labels=k, seed=seed, plan=self.plan,
                 steps=self.preset.full if name == FULL else self.preset.tuning, quiet=False, overwrite=True,
             )  # fmt: skip
         return RunResult.read(RunFolder.open(run))

@@ -110,7 +110,9 @@ def main(names: list[str]) -> None:
     for name in [] if names == ["table"] else names or list(RUNS):
         options = dict(RUNS[name])
         out = ROOT / "runs" / name
-        result = scantling.train(DATA / options.pop("data"), out, overwrite=True, quiet=False, **options)
+        result = scantling.train(
+            DATA / options.pop("data"), out, recipe="supervised", overwrite=True, quiet=False, **options
+        )
         append(row(name, result))
         print(name, result.text())
     write_table()
