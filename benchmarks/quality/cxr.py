@@ -19,7 +19,7 @@ import argparse
 import csv
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -319,7 +319,7 @@ class Scores:
     """
 
     def __init__(self, rows: Iterable[Mapping[str, str]]) -> None:
-        found: dict[tuple[str, str, str], dict[str, list[float]]] = {}
+        self.values: dict[tuple[str, str, str], dict[str, dict[str, float]]] = {}
         self.group: dict[str, set[str]] = {}
         self.patient: dict[str, str] = {}
         self.seeds: dict[tuple[str, str], set[str]] = {}
@@ -329,19 +329,19 @@ class Scores:
                 self.group.setdefault(group, set()).add(row["case"])
             self.seeds.setdefault((row["arm"], row["k"]), set()).add(row["seed"])
             for metric in METRICS:
-                value = float(row[metric])
-                found.setdefault((row["arm"], row["k"], metric), {}).setdefault(row["case"], []).append(value)
-        self.values = {
-            key: {
-                case: float(np.mean([v for v in values if math.isfinite(v)] or [math.nan]))
-                for case, values in of.items()
-            }
-            for key, of in found.items()
-        }
+                of = self.values.setdefault((row["arm"], row["k"], metric), {})
+                of.setdefault(row["case"], {})[row["seed"]] = float(row[metric])
 
-    def draws(self, arm: str, k: str, group: str, metric: str = "dice") -> np.ndarray:
-        """The mean of a group, then of each of the draws of its patients (NaN values take no part)."""
-        of = self.values[arm, k, metric]
+    def draws(
+        self, arm: str, k: str, group: str, metric: str = "dice", seeds: Collection[str] | None = None
+    ) -> np.ndarray:
+        """The mean of a group, then of each of the draws of its patients (NaN values take no part).
+
+        Args:
+            seeds: None is all there are.
+        """
+        kept = self.seeds[arm, k] if seeds is None else seeds
+        of = {case: _mean(found[seed] for seed in kept) for case, found in self.values[arm, k, metric].items()}
         cases = sorted(self.group[group])
         names, owner = np.unique([self.patient[case] for case in cases], return_inverse=True)
         rng = np.random.default_rng(0)
@@ -353,9 +353,17 @@ class Scores:
         return np.asarray((times[:, known] @ values[known]) / times[:, known].sum(axis=1))
 
     def closed(self, arm: str, k: str, group: str) -> np.ndarray:
-        """The share of the gap from scratch to full supervision that an arm closes."""
-        below, above = self.draws("scratch", k, group), self.draws(FULL, "all", group)
-        return np.asarray((self.draws(arm, k, group) - below) / (above - below))
+        """The share of the gap from scratch to full supervision that an arm closes; over the seeds all three have."""
+        shared = self.seeds[arm, k] & self.seeds["scratch", k] & self.seeds[FULL, "all"]
+        own, below, above = (
+            self.draws(name, of, group, seeds=shared) for name, of in ((arm, k), ("scratch", k), (FULL, "all"))
+        )
+        return np.asarray((own - below) / (above - below))
+
+
+def _mean(values: Iterable[float]) -> float:
+    finite = [value for value in values if math.isfinite(value)]
+    return float(np.mean(finite)) if finite else math.nan
 
 
 def _interval(draws: np.ndarray, digits: int = 3, scale: float = 1.0) -> str:
