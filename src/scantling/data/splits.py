@@ -60,6 +60,16 @@ class Split:
     label_kinds: tuple[LabelKind, ...] = ("full",)
     leak_allowed: bool = False
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """Cases on each side, as the status of a run has them."""
+        return {
+            "train": len(self.train),
+            "validation": len(self.validation),
+            "held_out": len(self.heldout),
+            "unlabelled": len(self.unlabelled),
+        }
+
     def __post_init__(self) -> None:
         sides = {
             "train": (*self.train, *self.unlabelled),

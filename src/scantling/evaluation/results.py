@@ -64,13 +64,13 @@ class Evaluation:
             return {"cases": 0, "not scored": len(self.missing)}
         mean = self.find()
         figures: dict[str, Any] = {
-            "mean foreground Dice": _plain(mean.mean),
-            f"{self.settings.level * 100:g} % interval": [_plain(mean.low), _plain(mean.high)],
+            "mean foreground Dice": finite_or_none(mean.mean),
+            f"{self.settings.level * 100:g} % interval": [finite_or_none(mean.low), finite_or_none(mean.high)],
             "cases": mean.n,
             "patients": mean.patients,
             "failed": f"{mean.failed} of {mean.n}",
         }
-        figures |= {f"Dice of {name}": _plain(self.find(name).mean) for name in self.classes}
+        figures |= {f"Dice of {name}": finite_or_none(self.find(name).mean) for name in self.classes}
         return figures
 
     def verdict(self) -> str:
@@ -192,12 +192,13 @@ def _listed(cases: Sequence[str]) -> str:
     return ", ".join(cases[:5]) + more
 
 
-def _plain(value: float) -> float | None:
+def finite_or_none(value: float) -> float | None:
+    """For JSON, which has no NaN."""
     return value if math.isfinite(value) else None
 
 
 def _plain_summary(summary: Summary) -> dict[str, Any]:
-    return {k: _plain(v) if isinstance(v, float) else v for k, v in asdict(summary).items()}
+    return {k: finite_or_none(v) if isinstance(v, float) else v for k, v in asdict(summary).items()}
 
 
 def _read_summary(values: Mapping[str, Any]) -> Summary:

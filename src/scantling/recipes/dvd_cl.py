@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import ClassVar, Literal, final
 
@@ -30,6 +29,7 @@ from scantling.recipes.pixel_contrast import (
     quota_points,
     require_one_length,
 )
+from scantling.recipes.pretraining import view_pairs
 from scantling.views.view import ViewBatch
 
 OneWay = Callable[[Pixels, Pixels], Float[Tensor, ""]]
@@ -151,12 +151,6 @@ class SDVDCL(PixelContrast):
         ]
         labels = anchor_labels(batch, background_anchors=c.background_anchors)
         return {"pixel_contrast": _mean_over_pairs(self, batch, points, rule, labels)}
-
-
-def view_pairs(n_views: int, *, all_pairs: bool) -> list[tuple[int, int]]:
-    """View 0 with each other view, or all pairs of views."""
-    pairs = itertools.combinations(range(n_views), 2)
-    return [pair for pair in pairs if all_pairs or pair[0] == 0]
 
 
 def _mean_over_pairs(

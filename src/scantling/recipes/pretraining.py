@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from typing import Any, ClassVar, Final, Literal
@@ -134,9 +135,9 @@ def require_few_cells(per_axis: int, plan: Plan) -> None:
         )
 
 
-def view_pairs(n_views: int) -> list[tuple[int, int]]:
-    """View 0 with each other view."""
-    return [(0, view) for view in range(1, n_views)]
+def view_pairs(n_views: int, *, all_pairs: bool = False) -> list[tuple[int, int]]:
+    """View 0 with each other view, or all pairs of views."""
+    return list(itertools.combinations(range(n_views), 2)) if all_pairs else [(0, view) for view in range(1, n_views)]
 
 
 def sample_tags(batch: ViewBatch) -> Tags:

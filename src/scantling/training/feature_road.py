@@ -119,14 +119,7 @@ class FeatureRoad(Road):
         )
         for note in self.train.notes:
             display.say(note)
-        run.update(
-            counts={
-                "train": len(self.split.train),
-                "validation": len(self.split.validation),
-                "held_out": len(self.split.heldout),
-                "unlabelled": len(self.split.unlabelled),
-            }
-        )
+        run.update(counts=self.split.counts)
 
     @property
     def batch_size(self) -> int:

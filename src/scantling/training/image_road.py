@@ -85,14 +85,7 @@ class ImageRoad(Road):
         self.train = self._images(cases)
         held_back = [self.manifest.case(c) for c in self.split.validation]
         self.validation = self._images(held_back) if held_back else None
-        run.update(
-            counts={
-                "train": len(self.split.train),
-                "validation": len(self.split.validation),
-                "held_out": len(self.split.heldout),
-                "unlabelled": 0,
-            }
-        )
+        run.update(counts={**self.split.counts, "unlabelled": 0})
 
     @property
     def batch_size(self) -> int:

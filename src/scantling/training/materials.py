@@ -87,14 +87,7 @@ def gather(
     validation = prepared(store, [manifest.case(c) for c in choosing], manifest, plan, display)
     for note in (*train.notes, *validation.notes):
         display.say(note)
-    run.update(
-        counts={
-            "train": len(split.train),
-            "validation": len(split.validation),
-            "held_out": len(split.heldout),
-            "unlabelled": len(split.unlabelled),
-        }
-    )
+    run.update(counts=split.counts)
     return Materials(manifest=manifest, split=split, plan=plan, train=train, validation=validation)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from scantling.evaluation.compare import compare_evaluations
 from scantling.evaluation.conventions import MEAN_FOREGROUND
-from scantling.evaluation.results import Evaluation
+from scantling.evaluation.results import Evaluation, finite_or_none
 from scantling.evaluation.statistics import LEVEL
 from scantling.evaluation.summary import Summary
 
@@ -26,11 +26,11 @@ def added(
         return {"sentence": f"Nobody was held out, so what {subject} added cannot be said."}
     found = compare_evaluations(with_them, without, seed=seed).find(MEAN_FOREGROUND)
     figures = {
-        "dice": _plain(found.mean_first),
-        "dice_labels_only": _plain(found.mean_second),
-        "difference": _plain(found.difference),
-        "low": _plain(found.low),
-        "high": _plain(found.high),
+        "dice": finite_or_none(found.mean_first),
+        "dice_labels_only": finite_or_none(found.mean_second),
+        "difference": finite_or_none(found.difference),
+        "low": finite_or_none(found.low),
+        "high": finite_or_none(found.high),
         "cases": found.n_cases,
         "patients": found.n_patients,
     }
@@ -66,7 +66,3 @@ def _with_interval(summary: Summary) -> str:
 def images(n: int) -> str:
     """So many images."""
     return f"{n} image{'' if n == 1 else 's'}"
-
-
-def _plain(value: float) -> float | None:
-    return value if math.isfinite(value) else None

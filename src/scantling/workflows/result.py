@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scantling.evaluation.evaluate import Evaluation
+from scantling.evaluation.results import Evaluation, finite_or_none
 from scantling.training.initial import how_to_use
 from scantling.training.run_folder import RunFolder
 
@@ -76,17 +75,13 @@ def _held_out(evaluation: Evaluation) -> dict[str, Any]:
         return {"cases": 0, "missing": list(evaluation.missing)}
     mean = evaluation.find()
     return {
-        "mean_foreground_dice": _plain(mean.mean),
-        "low": _plain(mean.low),
-        "high": _plain(mean.high),
+        "mean_foreground_dice": finite_or_none(mean.mean),
+        "low": finite_or_none(mean.low),
+        "high": finite_or_none(mean.high),
         "level": evaluation.settings.level,
         "cases": mean.n,
         "patients": mean.patients,
         "failed": mean.failed,
         "missing": list(evaluation.missing),
-        "dice": {name: _plain(evaluation.find(name).mean) for name in evaluation.classes},
+        "dice": {name: finite_or_none(evaluation.find(name).mean) for name in evaluation.classes},
     }
-
-
-def _plain(value: float) -> float | None:
-    return value if math.isfinite(value) else None

@@ -198,7 +198,8 @@ def _go(road: WholeRoad, out: Path, display: Display) -> RunResult:
             run = training.start(_config(road, stage, out), folder, around=parts, display=display)
         else:
             run = training.resume(folder, display=display)
-        finish(run)
+        if folder != out or road.labels_only is not None:  # else at once, below
+            finish(run)
     run = RunFolder(out, writable=process_rank() == 0)
     if road.labels_only is not None:
         with_them, without = (RunResult.read(RunFolder(folder)).evaluation for folder in (out, out / CONTROL))
