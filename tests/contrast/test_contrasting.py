@@ -70,6 +70,14 @@ def test_without_keys_anchors_are_compared_among_themselves() -> None:
     assert found.item() == pytest.approx(by_loops(anchors, anchors, "klass", own=True), rel=1e-10)
 
 
+def test_pixels_that_are_keys_alone_may_stand_anywhere_among_the_anchors() -> None:
+    anchors, rule = labelled(12, 0, usable=False), PairRule(SameClass(without=(0,)))
+    klass = anchors.tags.need("klass").clamp(min=0)
+    anchors = replace(anchors, tags=replace(anchors.tags, klass=klass, point=torch.where(klass == 0, -1, klass)))
+    found = contrast(anchors, None, rule, temperature=TEMPERATURE, tile=2)
+    assert found.item() == pytest.approx(by_loops(anchors, anchors, "point", own=True), rel=1e-10)
+
+
 def test_a_memory_joins_the_keys_of_the_batch() -> None:
     anchors, keys, memory, rule = labelled(7, 0), labelled(7, 1), labelled(9, 2), PairRule(SamePoint())
     memory = replace(memory, tags=replace(memory.tags, point=torch.full((9,), -1)))

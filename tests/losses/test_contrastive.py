@@ -13,6 +13,7 @@ from torch import Tensor
 
 from scantling.losses.contrastive import info_nce
 from scantling.losses.pairs import Groups, PairBlock, Pairs
+from scantling.losses.tiles import Setting, Tiles
 
 YES, NO, NEITHER = 1, 0, -1
 
@@ -88,7 +89,8 @@ class Case:
 
 
 def make_case(denominator: str, *, alone: bool, marked: bool, relation: str, seed: int = 0) -> Case:
-    """`relation` "any" has no structure; "groups" and "known groups" are equality of a number."""
+    """`relation` "any" has no structure; the others are equality of a number, "groups first" with those that have none
+    at the end."""
     generator = torch.Generator().manual_seed(seed)
     n, m, dim = (11, 11, 5) if alone else (11, 9, 5)
 
@@ -99,6 +101,8 @@ def make_case(denominator: str, *, alone: bool, marked: bool, relation: str, see
     keys = None if alone else normal(m, dim).requires_grad_()
     groups = torch.randint(-1, 3, (n,), generator=generator)
     key_groups = groups if alone else torch.randint(-1, 3, (m,), generator=generator)
+    if relation == "groups first":
+        groups[7:], key_groups[7:] = -1, -1
     more: dict[str, Any] = {"own": 0 if alone else None, "denominator": denominator}
     if relation == "any":
         kind = torch.randint(-1, 2, (n, m), generator=generator)
@@ -109,7 +113,7 @@ def make_case(denominator: str, *, alone: bool, marked: bool, relation: str, see
         same = (groups[:, None] == key_groups) & (groups[:, None] >= 0)
         kind = same.long()
         more["groups"] = Groups(anchors=groups, keys=key_groups, n_groups=3)
-        more["all_compared"] = relation == "known groups"
+        more["all_compared"] = relation != "groups"
         if relation == "groups":
             unknown = torch.rand(n, m, generator=generator) < 0.3
             kind[~same & (unknown & unknown.T if alone else unknown)] = NEITHER
@@ -132,7 +136,7 @@ def gradients(loss: Tensor, case: Case) -> list[Tensor]:
     return list(torch.autograd.grad(loss, inputs))
 
 
-@pytest.mark.parametrize("relation", ["any", "groups", "known groups"])
+@pytest.mark.parametrize("relation", ["any", "groups", "known groups", "groups first"])
 @pytest.mark.parametrize("denominator", ["shared", "per_positive", "balanced"])
 @pytest.mark.parametrize("marked", [False, True], ids=["plain", "empty places and trust"])
 @pytest.mark.parametrize("directions", ["alone", "one", "both"])
@@ -155,6 +159,15 @@ def test_the_loss_and_its_gradient_equal_the_definition(
         assert actual.item() == pytest.approx(expected.item(), rel=1e-10)
         for mine, theirs in zip(gradients(actual, case), wanted, strict=True):
             torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize(("directions", "made"), [("alone", 5), ("one", 6), ("both", 8)])
+def test_tiles_of_pixels_that_can_have_no_positive_are_not_made(directions: str, made: int) -> None:
+    case = make_case("shared", alone=directions == "alone", marked=False, relation="groups first")
+    setting = Setting(pairs=case.pairs, temperature=0.1, both=directions == "both", normalise=True, tile=4)
+    with torch.no_grad():
+        tiles = list(Tiles(case.anchors, case.keys, setting))
+    assert len(tiles) == made  # 3 x 3, or 6 on and above the diagonal: without the corner, or without the last row
 
 
 def random_vectors(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:

@@ -48,6 +48,8 @@ def contrast(
     if keys is None and not gather_keys:
         raise ValueError("contrast: gather_keys=False is for keys that are given; anchors among themselves need all")
 
+    anchors = _anchors_first(anchors, rule) if keys is None else anchors
+
     def loss(own: Pixels, others: Pixels | None, pairs: Pairs, directions: Directions = "one") -> Tensor:
         return info_nce(
             own.embeddings, None if others is None else others.embeddings, pairs,
@@ -69,6 +71,19 @@ def contrast(
     everyone, _ = gather_pixels(anchors)
     own_keys = replace(keys, tags=told_apart(keys.tags))
     return (first + loss(own_keys, everyone, rule.pairs(own_keys.tags, everyone.tags))) / 2
+
+
+def _anchors_first(pixels: Pixels, rule: PairRule) -> Pixels:
+    """The same pixels, those without any positive last: then most blocks of two such need not be computed.
+
+    On an accelerator the order stays, because only the host skips blocks.
+    """
+    if pixels.embeddings.device.type != "cpu":
+        return pixels
+    grouping = rule.relation.bind(pixels.tags, pixels.tags).grouping
+    if grouping is None or not bool((key_only := grouping().anchors < 0).any()):
+        return pixels
+    return pixels.pick(key_only.to(torch.uint8).argsort(stable=True))
 
 
 def _telling_usable(pixels: Pixels) -> Pixels:

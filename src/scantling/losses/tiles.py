@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -117,12 +117,15 @@ class Tiles:
                 )
             )
         self._rooms = [torch.empty(0, dtype=self.dtype, device=self.device) for _ in range(2)]
+        self._idle_rows, self._idle_columns = self._idle()
 
     def __iter__(self) -> Iterator[Tile]:
-        """Row by row; on and above the diagonal where that is all."""
+        """Row by row; on and above the diagonal where that is all, and without tiles that serve no anchor."""
         for rows in slices(self.pairs.n_anchors, self.size):
             anchors = self.anchors.unit(rows).div_(self.temperature)
             for columns in slices(self.pairs.n_keys, self.size, rows.start if self.triangle else 0):
+                if rows.start in self._idle_rows and columns.start in self._idle_columns:
+                    continue
                 room = self.room(0, len(anchors), columns.stop - columns.start)
                 logits = torch.mm(anchors, self.unit_keys[columns].T, out=room)
                 positive, compared = self._masks(rows, columns)
@@ -209,6 +212,19 @@ class Tiles:
             values.mul_(torch.where(same, self.boost[None, tile.columns], 1))
         return values
 
+    def _idle(self) -> tuple[Collection[int], Collection[int]]:
+        """Starts of the slices of rows, and of columns, whose pixels are in no group: as anchors they add nothing.
+
+        Columns are none where they are keys alone, hence every column of such a row. On an accelerator nobody looks,
+        because the host would wait.
+        """
+        groups = self.pairs.groups
+        if groups is None or not self.by_groups or self.device.type != "cpu":
+            return (), ()
+        rows = _without_members(groups.anchors, self.size)
+        one_way = not self.triangle and len(self.directions) == 1
+        return rows, range(self.pairs.n_keys) if one_way else _without_members(groups.keys, self.size)
+
     def _own_class_boost(self) -> Tensor | None:
         """By key, what makes 1/n of its class 1/(n - 1), for anchors that are themselves among the keys."""
         if self.pairs.denominator != "balanced" or self.pairs.own is None:
@@ -231,6 +247,11 @@ class Tiles:
         return Direction(
             usable=usable, compare=compare, trust=weights, z=z, positive=positive, count=count, push=push, shift=shift
         )
+
+
+def _without_members(groups: Tensor, size: int) -> set[int]:
+    """Starts of the slices of which no pixel has a group."""
+    return {part.start for part in slices(len(groups), size) if int(groups[part].max()) < 0}
 
 
 def _class_sizes(classes: Tensor | None, usable: Tensor | None, dtype: torch.dtype) -> Tensor:
