@@ -101,6 +101,21 @@ def test_the_finest_decoder_level_is_the_tap_where_none_is_named() -> None:
     assert chosen_tap(net, "encoder.2") == "encoder.2"
 
 
+def test_a_quarter_is_the_finest_decoder_level_of_at_most_a_quarter_of_the_side() -> None:
+    def of(*strides: tuple[int, ...]) -> str:
+        plan = NetworkPlan(
+            features=(4,) * len(strides), strides=strides, kernels=((3,) * len(strides[0]),) * len(strides)
+        )
+        net = build_network(
+            plan, dimensions=len(strides[0]), in_channels=1, out_channels=2, generator=torch_generator(0, "w")
+        )
+        return chosen_tap(net, "1/4")
+
+    assert of((1, 1), (2, 2), (2, 2), (2, 2), (2, 2)) == "decoder.1"  # between 1/8 and 1/2
+    assert of((1, 1, 1), (1, 2, 2), (2, 2, 2), (2, 2, 2)) == "decoder.0"  # its sides are 1/2, 1/4 and 1/4
+    assert of((1, 1), (2, 2), (2, 2)) == "decoder.0"  # half the side is the coarsest there is
+
+
 def test_a_tap_that_is_not_there_is_refused_with_those_that_are() -> None:
     with pytest.raises(ConfigError, match=r"recipe.tap = 'decoder.7': .*encoder.0, .*decoder.1.*E-CFG-60"):
         chosen_tap(network("2D"), "decoder.7")

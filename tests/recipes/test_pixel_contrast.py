@@ -94,10 +94,10 @@ def test_small_views_are_as_densely_drawn_as_the_published_ones_and_large_ones_n
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_defaults_are_the_published_run(name: str) -> None:
+def test_the_defaults_are_the_published_run_but_for_boxes_tap_and_temperature(name: str) -> None:
     config: Any = parse_settings(name, {})
-    assert config.views == published_views(4, "each")
-    assert (config.temperature, config.hidden, config.embedding) == (0.7, 256, 128)
+    assert config.views == published_views(4, "each").model_copy(update={"crop_area": (0.5, 1.0)})
+    assert (config.tap, config.temperature, config.hidden, config.embedding) == ("1/4", 0.1, 256, 128)
     assert points_of(config, small_plan(patch_size=(224, 224))) == 1000
     assert config.compat == "intended"
     run = RunConfig.model_validate({"data": {"path": "x"}, **RECIPES[name].run_defaults})
@@ -106,8 +106,23 @@ def test_the_defaults_are_the_published_run(name: str) -> None:
     assert (optimisation.warmup_fraction, optimisation.average_decay) == (0.25, 0.0)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_released_brings_the_published_ones_back_where_nothing_else_is_given(name: str) -> None:
+    released: Any = parse_settings(name, {"compat": "released"})
+    assert released.views == published_views(4, "each")
+    assert (released.tap, released.temperature) == ("", 0.7)
+    assert parse_settings(name, released.model_dump()) == released
+    other: Any = parse_settings(
+        name, {"compat": "released", "temperature": 0.3, "tap": "encoder.1", "views": {"crop_area": [0.2, 1.0]}}
+    )
+    assert (other.tap, other.temperature, other.views.crop_area) == ("encoder.1", 0.3, (0.2, 1.0))
+    assert other.views.rotation_deg == 15
+    plain: Any = parse_settings(name, {"compat": "released", "transforms": "plan"})
+    assert plain.views == ViewConfig(n_views=4, image_of_view="each")
+
+
 def test_views_are_the_published_ones_but_for_what_is_given_or_those_of_supervised_training() -> None:
-    published = published_views()
+    published = published_views().model_copy(update={"crop_area": (0.5, 1.0)})
     two = parse_settings("dvd_cl", {"views": {"n_views": 2, "intensity": {"blur_probability": 0.0}}})
     assert isinstance(two.views, ViewConfig)  # type: ignore[attr-defined]
     changed = published.intensity.model_copy(update={"blur_probability": 0.0})

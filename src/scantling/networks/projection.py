@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import final
+from typing import Final, final
 
 import torch
 from jaxtyping import Float
@@ -15,6 +15,8 @@ from scantling.shapes import Features
 
 HIDDEN = 256
 EMBEDDING = 128
+QUARTER: Final = "1/4"
+"""The name of whichever decoder level has a quarter of the input's side."""
 
 
 @final
@@ -67,16 +69,19 @@ def dense_features(
 
 
 def chosen_tap(network: UNet, name: str) -> str:
-    """The tap of a setting `tap`; "" is the finest decoder level.
+    """The tap of a setting `tap`; "" is the finest decoder level, "1/4" the finest of at most a quarter of the side.
 
     Raises:
         ConfigError: the network has no such tap.
     """
+    if name == QUARTER:
+        decoder = [tap for tap in network.taps if tap.startswith("decoder.")]
+        return next((tap for tap in reversed(decoder) if max(network.taps[tap].stride) >= 4), decoder[0])
     tap = name or network.head_taps[0]
     if tap not in network.taps:
         raise ConfigError(
             f"recipe.tap = {name!r}: the network of this plan has no such level; choose one of "
-            f"{', '.join(network.taps)}, or leave it out for {network.head_taps[0]}",
+            f"{', '.join(network.taps)}, '{QUARTER}', or '' for {network.head_taps[0]}",
             code="E-CFG-60",
         )
     return tap
