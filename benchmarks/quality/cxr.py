@@ -129,6 +129,9 @@ ARMS: Final[Mapping[str, Arm]] = {
     "ssdcl": Arm(method="ssdcl", settings=TAP),
     "vader": Arm(method="vader", settings=(*TAP, *BOXES)),
     "simclr": Arm(method="simclr", dense=False),
+    "segmentation, published settings": Arm(
+        method="segmentation", dense=False, settings=("settings.views.crop_area=[0.2, 1.0]",), once=True
+    ),
     **{
         f"{name}, published settings": Arm(method=f"{name}-cl", settings=PUBLISHED, once=True)
         for name in ("dvd", "mvd", "s-dvd", "s-mvd")

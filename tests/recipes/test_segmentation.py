@@ -47,7 +47,7 @@ def test_it_is_a_start_for_fine_tuning_that_reads_labels_and_whose_heads_are_tra
 
 def test_its_views_are_those_of_the_published_fine_tuning_or_of_the_plan() -> None:
     views = build("segmentation").views()
-    assert views == published_views(1, "own").model_copy(update={"crop_area": (0.2, 1.0)})
+    assert views == published_views(1, "own").model_copy(update={"crop_area": (0.5, 1.0)})
     assert views.intensity.solarise_probability == 0
     mirrored = replace(SHAPES, plan=small_plan(mirror_axes=(0,)))
     assert build("segmentation", {"transforms": "plan"}, task=mirrored).views() == ViewConfig(flip_axes=(0,))

@@ -87,6 +87,7 @@ class PixelContrast(Recipe):
     """A network up to a tap, and the projection of its pixels."""
 
     learns: ClassVar = "features"
+    published: ClassVar = ("settings.compat=released",)
     uses_unlabelled: ClassVar[bool] = True
     run_defaults: ClassVar = {
         "training": {

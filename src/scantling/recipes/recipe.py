@@ -27,6 +27,7 @@ class Recipe(nn.Module, ABC):
         learns: "segmentation" from images and label maps; "images" themselves, given what is known of them; or
             "features" of every pixel, from images with or without labels, for a network to be fine-tuned.
         run_defaults: settings of a run that suit the method; weaker than any that is given.
+        published: settings of the published run, where ours differ; for the protocol that stands beside its table.
         from_labels: whether one that learns features compares pixels by their labels; another one sees none.
         diagnostics: what looks on, for a recipe that contrasts or predicts: `losses` shows it what it compares
             (`observe`), training asks it after each step. It is no part of the recipe's state.
@@ -35,6 +36,7 @@ class Recipe(nn.Module, ABC):
     config_type: ClassVar[type[Config]]
     learns: ClassVar[Literal["segmentation", "images", "features"]] = "segmentation"
     run_defaults: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+    published: ClassVar[tuple[str, ...]] = ()
     uses_unlabelled: ClassVar[bool] = False
     from_labels: ClassVar[bool] = False
     diagnostics: Diagnostics | None = None

@@ -16,11 +16,14 @@ from scantling.views.maker import ViewConfig
 from scantling.views.published import published_views
 from scantling.views.view import ViewBatch
 
-_VIEWS: Final = published_views(1, "own").model_copy(update={"crop_area": (0.2, 1.0)})
+_VIEWS: Final = published_views(1, "own").model_copy(update={"crop_area": (0.5, 1.0)})
 
 
 class SegmentationConfig(TransformedViews):
-    """Weights of the two terms, and views: by default those of the published fine-tuning, boxes of 20 % and more."""
+    """Weights of the two terms, and views: those of the published fine-tuning, but boxes of half of the image and more.
+
+    Published are boxes of 20 % and more; ours were chosen as those of dense contrast were, see `PixelContrastConfig`.
+    """
 
     views: ViewConfig = _VIEWS
     dice_weight: float = 1.0
@@ -40,6 +43,7 @@ class Segmentation(Recipe):
 
     config_type: ClassVar[type[SegmentationConfig]] = SegmentationConfig
     learns: ClassVar = "features"
+    published: ClassVar = ("settings.views.crop_area=[0.2, 1.0]",)
     from_labels: ClassVar[bool] = True
     run_defaults: ClassVar = PixelContrast.run_defaults
 

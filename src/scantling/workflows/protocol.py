@@ -210,8 +210,7 @@ def _published(wanted: Protocol, folder: Path, quiet: bool) -> list[dict[str, An
 def _released(method: str, wanted: Protocol) -> tuple[str, ...]:
     """Settings of features as the released code learns them."""
     own = [one.removeprefix("pretraining.") for one in wanted.settings if one.startswith("pretraining.")]
-    compat = ["settings.compat=released"] if "compat" in RECIPES[method].config_type.model_fields else []
-    return ("data.allow_leak=true", *compat, *own)
+    return ("data.allow_leak=true", *RECIPES[method].published, *own)
 
 
 def _goes_on(run: Path, quiet: bool) -> bool:
