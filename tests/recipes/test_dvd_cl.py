@@ -66,7 +66,7 @@ def both_ways(heard: Heard, **how: Any) -> float:
 @pytest.mark.parametrize("dimensions", TASKS)
 @pytest.mark.parametrize("n_views", [2, 4])
 def test_dvd_is_the_cross_entropy_against_the_diagonal_both_ways_and_over_pairs(dimensions: str, n_views: int) -> None:
-    heard = hear("dvd_cl", {"views": {"n_views": n_views}}, task=TASKS[dimensions])
+    heard = hear("dvd_cl", {"exclusion": 0.0, "views": {"n_views": n_views}}, task=TASKS[dimensions])
     assert len(heard.sides) == n_views - 1
     assert heard.loss.item() == pytest.approx(both_ways(heard), rel=1e-10)
     for a, k in heard.sides:
@@ -91,7 +91,7 @@ def test_where_views_share_little_other_pixels_fill_up_and_are_negatives_only() 
     batch = plain_batch(PATCH, shifts=((0.0, 0.0), (0.0, 30.5)))
     batch = replace(batch, images=torch.randn(batch.images.shape, dtype=torch.float64))
     batch = replace(batch, annotated=torch.ones(2, 3, dtype=torch.bool))
-    heard = hear("dvd_cl", {"points": 300, "views": {"n_views": 2}}, batch=batch)
+    heard = hear("dvd_cl", {"exclusion": 0.0, "points": 300, "views": {"n_views": 2}}, batch=batch)
     ((first, second),) = heard.sides
     aligned = number(first.tags, "point") >= 0
     assert 0 < aligned.sum() < 600
@@ -119,12 +119,12 @@ def test_pixels_are_read_where_their_tags_say() -> None:
 
 @pytest.mark.parametrize(
     ("settings", "near_mm"),
-    [({"exclusion_mm": 7.0}, 7.0), ({"exclusion": 0.25}, 0.25 * 32)],
+    [({"exclusion_mm": 7.0}, 7.0), ({"exclusion": 0.25}, 0.25 * 32), ({}, 0.1 * 32)],
 )
 def test_near_places_are_left_out_of_the_negatives(settings: dict[str, Any], near_mm: float) -> None:
     heard = hear("dvd_cl", settings, task=TASKS["2D"])
     assert heard.loss.item() == pytest.approx(both_ways(heard, near_mm=near_mm), rel=1e-10)
-    assert heard.loss.item() < both_ways(heard) - 0.01
+    assert heard.loss.item() < both_ways(heard) - 0.001
 
 
 def test_an_exclusion_in_mm_is_a_distance_in_the_patient_where_slices_are_thick() -> None:
@@ -138,7 +138,7 @@ def test_a_share_of_the_side_is_of_the_shorter_side_within_the_slice() -> None:
 
 
 def test_all_pairs_are_all_pairs() -> None:
-    heard = hear("dvd_cl", {"all_pairs": True}, task=TASKS["2D"])
+    heard = hear("dvd_cl", {"all_pairs": True, "exclusion": 0.0}, task=TASKS["2D"])
     views = [(int(a.tags.need("view")[0]), int(k.tags.need("view")[0])) for a, k in heard.sides]
     assert views == [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)]
     assert heard.loss.item() == pytest.approx(both_ways(heard), rel=1e-10)

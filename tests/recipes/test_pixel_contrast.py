@@ -151,6 +151,7 @@ def test_any_number_of_views_of_images_with_or_without_counterfactuals(name: str
         ("dvd_cl", {"tap": "decoder.4"}, r"recipe.tap = 'decoder.4': .*encoder.0.* \[E-CFG-60\]"),
         ("dvd_cl", {"exclusion": 0.1, "exclusion_mm": 3.0}, r"exclusion = 0.1 and .*exclusion_mm = 3: .*\[E-CFG-62\]"),
         ("mvd_cl", {"radius": 0.1, "radius_mm": 3.0}, r"recipe.radius = 0.1 and recipe.radius_mm = 3: .*\[E-CFG-62\]"),
+        ("dvd_cl", {"exclusion": None}, r"recipe.exclusion: no length; .*exclusion_mm \[E-CFG-62\]"),
         ("mvd_cl", {"radius": None}, r"recipe.radius: no length; .*radius_mm \[E-CFG-62\]"),
         ("dvd_cl", {"compat": "released", "all_pairs": True}, r"recipe.all_pairs = True: the released .*\[E-CFG-63\]"),
         ("dvd_cl", {"compat": "released", "exclusion_mm": 3.0}, r"exclusion_mm = 3.0: the released .*\[E-CFG-63\]"),
@@ -167,18 +168,19 @@ def test_settings_that_cannot_be_are_refused_in_a_sentence(name: str, settings: 
         build(name, settings)
 
 
-def test_a_radius_in_mm_takes_the_place_of_the_share_and_survives_a_file() -> None:
+def test_a_length_in_mm_takes_the_place_of_the_share_and_survives_a_file() -> None:
     config: Any = parse_settings("mvd_cl", {"radius_mm": 12.0})
     assert (config.radius, config.radius_mm) == (None, 12.0)
     again = parse_settings("mvd_cl", {k: v for k, v in config.model_dump().items() if v is not None})
     assert again == config
+    other: Any = parse_settings("dvd_cl", {"exclusion_mm": 12.0})
+    assert (other.exclusion, other.exclusion_mm) == (None, 12.0)
 
 
 def test_a_share_of_the_image_side_is_of_the_shorter_side_within_the_slice() -> None:
     batch = dataclasses.replace(plain_batch((3, 10, 6)), spacing_mm=(2.0, 1.0, 2.0))
     assert length_mm(0.25, None, batch) == pytest.approx(0.25 * 10)
     assert length_mm(None, 7.0, batch) == 7.0
-    assert length_mm(None, None, batch) is None
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import ClassVar, Literal, final
+from typing import Any, ClassVar, Literal, final
 
 import torch
 from jaxtyping import Float
@@ -26,6 +26,7 @@ from scantling.recipes.pixel_contrast import (
     inside_image,
     labelled,
     length_mm,
+    one_length,
     quota_points,
     require_one_length,
 )
@@ -41,18 +42,23 @@ class DVDCLConfig(PixelContrastConfig):
     Attributes:
         all_pairs: also pairs of two counterfactuals; otherwise the real image (view 0) is one side of each.
         exclusion, exclusion_mm: places of the image nearer than this are no negatives, as a share of the image side or
-            in mm; the same place remains the positive. Without either the next pixel is a full negative, as published.
+            in mm; the same place remains the positive. 0: the next pixel is a full negative, as published.
     """
 
     all_pairs: bool = False
-    exclusion: float | None = Field(default=None, gt=0)
+    exclusion: float | None = Field(default=0.1, ge=0)
     exclusion_mm: float | None = Field(default=None, gt=0)
 
-    unreleased: ClassVar[tuple[str, ...]] = ("all_pairs", "exclusion", "exclusion_mm")
+    unreleased: ClassVar = {"all_pairs": False, "exclusion_mm": None, "exclusion": 0.0}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _mm_takes_the_place_of_the_share(cls, values: Any) -> Any:
+        return one_length(values, "exclusion", "exclusion_mm")
 
     @model_validator(mode="after")
     def _excludes_one_length(self) -> DVDCLConfig:
-        require_one_length(self.exclusion, self.exclusion_mm, name="exclusion", needed=False)
+        require_one_length(self.exclusion, self.exclusion_mm, name="exclusion")
         return self
 
 
@@ -71,7 +77,7 @@ class SDVDCLConfig(PixelContrastConfig):
     background_anchors: bool = False
     class_balanced: bool = False
 
-    unreleased: ClassVar[tuple[str, ...]] = ("all_pairs", "class_balanced")
+    unreleased: ClassVar = {"all_pairs": False, "class_balanced": False}
 
 
 @final
@@ -80,13 +86,14 @@ class DVDCL(PixelContrast):
 
     Views: the real image and counterfactuals of it, each cropped, turned and recoloured. Pixels: places that both
     views of a pair show; where there are too few, others, which are negatives only. Pairs: the same place is positive,
-    all other pixels of the other view, of all images, are negatives. Loss: InfoNCE, the mean of both directions and of
-    all pairs of views.
+    all other pixels of the other view, of all images, are negatives, but for near ones. Loss: InfoNCE, the mean of both
+    directions and of all pairs of views.
 
     Source: Lafargue-Hauret et al. 2026, "Pixel-level counterfactual contrastive learning for medical image
         segmentation", DVD-CL.
-    Differs: features are read at exact places and projected after, one draw serves both directions, and the directions
-        are averaged. `compat = "released"` rounds places to pixels, draws for each direction, and adds the directions.
+    Differs: near places are no negatives by default; features are read at exact places and projected after, one draw
+        serves both directions, and the directions are averaged. `compat = "released"` rounds places to pixels, draws
+        for each direction, and adds the directions.
     """
 
     config_type: ClassVar[type[DVDCLConfig]] = DVDCLConfig
@@ -105,7 +112,7 @@ class DVDCL(PixelContrast):
         points = [shared_points(batch, self.points, rng, views=pair, fill="outside", among=among) for pair in pairs]
         near = length_mm(c.exclusion, c.exclusion_mm, batch)
         same = SamePoint()
-        rule = PairRule(same if near is None else same.among(~Within(near), only="negatives"))
+        rule = PairRule(same.among(~Within(near), only="negatives") if near > 0 else same)
         return {"pixel_contrast": _mean_over_pairs(self, batch, points, rule)}
 
 

@@ -47,7 +47,7 @@ class MVDCLConfig(PixelContrastConfig):
     radius_mm: float | None = Field(default=None, gt=0)
     sampling: Literal["overlap", "random"] = "overlap"
 
-    unreleased: ClassVar[tuple[str, ...]] = ("radius_mm",)
+    unreleased: ClassVar = {"radius_mm": None}
 
     @model_validator(mode="before")
     @classmethod
@@ -56,7 +56,7 @@ class MVDCLConfig(PixelContrastConfig):
 
     @model_validator(mode="after")
     def _has_one_radius(self) -> MVDCLConfig:
-        require_one_length(self.radius, self.radius_mm, name="radius", needed=True)
+        require_one_length(self.radius, self.radius_mm, name="radius")
         return self
 
 
@@ -73,7 +73,7 @@ class SMVDCLConfig(PixelContrastConfig):
     background_anchors: bool = False
     sampling: Literal["random", "overlap", "class_balanced"] = "random"
 
-    unreleased: ClassVar[tuple[str, ...]] = ("sampling",)
+    unreleased: ClassVar = {"sampling": "random"}
 
 
 @final
@@ -110,7 +110,6 @@ class MVDCL(PixelContrast):
             points = draw(batch, self.points, rng, among=among)
             tags = tags_of(points, batch)
             radius = length_mm(c.radius, c.radius_mm, batch)
-            assert radius is not None
             rule = PairRule(Within(radius))
         embeddings = self.embedded(batch, points, interpolation="nearest" if released else "linear")
         pixels = Pixels(embeddings=embeddings.flatten(0, 2), tags=tags)

@@ -58,23 +58,23 @@ class PixelContrastConfig(PretrainingConfig):
     temperature: float = Field(default=0.1, gt=0)
     compat: Literal["intended", "released"] = "intended"
 
-    unreleased: ClassVar[tuple[str, ...]] = ()
-    """Settings that the released code does not have."""
+    unreleased: ClassVar[Mapping[str, Any]] = {}
+    """Settings that the released code does not have, and what they are there."""
 
     @model_validator(mode="before")
     @classmethod
     def _released_means_as_published(cls, values: Any) -> Any:
         if not isinstance(values, Mapping) or values.get("compat") != "released":
             return values
-        given = {"tap": "", "temperature": PUBLISHED_TEMPERATURE, **values}
+        given = {"tap": "", "temperature": PUBLISHED_TEMPERATURE, **cls.unreleased, **values}
         if given.get("transforms") == "plan":
             return given
         return {**given, "views": lay_over(published_views(), given.get("views", {}))}
 
     @model_validator(mode="after")
     def _is_as_released(self) -> PixelContrastConfig:
-        for name in self.unreleased if self.compat == "released" else ():
-            if getattr(self, name) != type(self).model_fields[name].default:
+        for name, value in self.unreleased.items() if self.compat == "released" else ():
+            if getattr(self, name) != value:
                 raise ConfigError(
                     f"recipe.{name} = {getattr(self, name)!r}: the released code has no such thing; leave it out, or "
                     "set recipe.compat to 'intended'",
@@ -151,8 +151,8 @@ def one_length(values: Any, share: str, mm: str) -> Any:
     return values
 
 
-def require_one_length(share: float | None, mm: float | None, *, name: str, needed: bool) -> None:
-    """Refuse a length that is given twice, or not at all where it is needed.
+def require_one_length(share: float | None, mm: float | None, *, name: str) -> None:
+    """Refuse a length that is given twice, or not at all.
 
     Raises:
         ConfigError: naming both settings.
@@ -163,19 +163,20 @@ def require_one_length(share: float | None, mm: float | None, *, name: str, need
             "the image side or in mm",
             code="E-CFG-62",
         )
-    if needed and share is None and mm is None:
+    if share is None and mm is None:
         raise ConfigError(
             f"recipe.{name}: no length; give it as a share of the image side, or as {name}_mm", code="E-CFG-62"
         )
 
 
-def length_mm(share: float | None, mm: float | None, batch: ViewBatch) -> float | None:
+def length_mm(share: float | None, mm: float | None, batch: ViewBatch) -> float:
     """A length in mm; as a share, of the shorter side of a view at its own size, in the slice for volumes.
 
     A view at its own size is the patch of the plan: the image, where images are not larger than that.
     """
-    if share is None:
+    if mm is not None:
         return mm
+    assert share is not None  # one of the two is given
     sides = [n * spacing for n, spacing in zip(batch.view_shape, batch.spacing_mm, strict=True)]
     return share * min(sides[-2:])
 
