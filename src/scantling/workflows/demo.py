@@ -18,8 +18,7 @@ SECONDS = 48.0
 machine."""
 _SETTINGS: Final = (
     "training.steps_per_epoch=20", "plan.batch_size=8", "plan.patch_size=[96, 96]",
-    "pretraining.settings.points=100", "pretraining.settings.temperature=0.1", "pretraining.settings.views.n_views=2",
-    "pretraining.settings.views.crop_area=[0.5, 1.0]",
+    "pretraining.settings.points=100", "pretraining.settings.views.n_views=2",
 )  # fmt: skip
 
 
