@@ -66,6 +66,16 @@ def test_what_is_fixed_is_bit_identical_after_training_and_all_else_moves(
     assert held == sum(p.numel() for name, p in made.named_parameters() if name.startswith(moved))
 
 
+def test_levels_that_nobody_has_learnt_are_not_fixed() -> None:
+    made = network(BATCH_NORM)
+    fix_parts(made, "linear-probe", unlearnt=["decoder.1"])
+    before = copy.deepcopy(made.state_dict())
+    after, _, _ = trained(made)
+    assert {name for name in after if not torch.equal(before[name], after[name])} == {
+        name for name in after if name.startswith(("decoder.1.", "heads.0."))
+    }
+
+
 def test_a_fixed_part_works_as_in_evaluation_whatever_the_mode_and_in_copies_too() -> None:
     made = network(DROPOUT)
     fix_parts(made, "linear-probe")

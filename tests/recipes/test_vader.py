@@ -89,7 +89,9 @@ def test_the_loss_compares_a_place_with_itself_elsewhere_and_with_keys_of_other_
 
 @pytest.mark.parametrize("task", [SHAPES, SOLIDS], ids=["2D", "3D"])
 def test_as_it_was_run_it_is_dual_view_contrast_of_two_real_views(task) -> None:
-    dual = build("dvd_cl", {"points": 40, "views": {"n_views": 2, "image_of_view": "own"}}, task=task)
+    published = {"tap": "", "temperature": 0.7, "exclusion": 0.0}
+    views = {"n_views": 2, "image_of_view": "own", "crop_area": [0.08, 1.0]}
+    dual = build("dvd_cl", {"points": 40, "views": views, **published}, task=task)
     vader = build("vader", {**AS_RUN, "views": {"rotation_probability": 1.0}}, task=task)
     vader.encoder.network.load_state_dict(dual.network.state_dict())
     vader.encoder.projection.load_state_dict(dual.projection.state_dict())

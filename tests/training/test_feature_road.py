@@ -34,7 +34,7 @@ from scantling.training.train import resume, start
 from scantling.workflows.result import RunResult
 from two_processes import scantling_in_two
 
-SETTINGS: dict[str, Any] = {"points": 20, "views": {"n_views": 2}}
+SETTINGS: dict[str, Any] = {"points": 20, "views": {"n_views": 2}, "tap": ""}
 SILVER = ("silver",)
 
 

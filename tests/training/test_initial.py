@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from scantling.data.catalog.phantom import write_cardiac_phantom, write_chest_phantom
 from scantling.data.splits import Split
@@ -30,7 +30,7 @@ from scantling.training.progress import Silent
 from scantling.training.run_folder import RunFolder
 from scantling.training.seen import Learnt, learnt_by, require_unseen
 from scantling.training.segmentation_road import SegmentationRoad
-from scantling.training.train import start
+from scantling.training.train import resume, start
 
 PATCH = (16, 32)
 
@@ -58,7 +58,7 @@ def config(folder: Path, **changes: Any) -> RunConfig:
 def pretraining(folder: Path, **changes: Any) -> RunConfig:
     values: dict[str, Any] = {
         "recipe": "dvd_cl",
-        "settings": {"points": 20, "views": {"n_views": 2}},
+        "settings": {"points": 20, "views": {"n_views": 2}, "tap": ""},
         "plan": PlanConfig(patch_size=PATCH, batch_size=2, network="residual_unet"),
     }
     return config(folder, **(values | changes))
@@ -148,12 +148,37 @@ def test_what_is_not_tuned_is_saved_to_the_bit_as_it_was_and_has_no_optimiser_st
     assert ("encoder stayed" in run.status()["started_from"]) == (tune == "frozen")
 
 
-def test_tensors_that_are_kept_and_were_not_in_the_file_are_said_to_be_chance(chest: Path, tmp_path: Path) -> None:
-    settings = {"points": 20, "views": {"n_views": 2}, "tap": "encoder.1"}
+def test_levels_that_had_not_been_learnt_are_trained_whatever_else_stays(chest: Path, tmp_path: Path) -> None:
+    settings = {"points": 20, "views": {"n_views": 2}, "tap": "decoder.0"}
     source, told = pretend(pretraining(chest, settings=settings), tmp_path / "source"), Told()
-    ready(config(chest, init=str(source.path), tune="linear-probe"), tmp_path / "run", told)
-    assert "tensors that --tune linear-probe keeps as they are were not in the file" in told.text
-    assert not any(name.startswith("decoder.") for name in tensors(source))
+    run = start(config(chest, init=str(source.path), tune="linear-probe"), tmp_path / "run", display=told)
+    assert "Note: decoder.1, decoder.2 had not been learnt there, and are trained as well." in told.text
+    before, after = tensors(source), tensors(run)
+    equal = {name for name, value in after.items() if name in before and bool((value == before[name]).all())}
+    assert equal == {name for name in after if name.startswith(("encoder.", "decoder.0."))}
+    assert not any(name.startswith(("decoder.1.", "decoder.2.")) for name in before)
+    longer = resume(run.path, steps=run.status()["steps"] + 1)
+    assert tensors(longer).keys() == after.keys()
+    again = {name for name, value in tensors(longer).items() if bool((value == after[name]).all())}
+    assert again >= equal
+    assert not any(name.startswith(("decoder.1.", "decoder.2.")) for name in again)
+
+
+def test_tensors_that_are_kept_and_were_not_in_the_file_are_said_to_be_chance(
+    pretrained: RunFolder, chest: Path, tmp_path: Path
+) -> None:
+    weights, told = tensors(pretrained), Told()
+    name = next(name for name in weights if name.startswith("decoder.1."))
+    save_file({key: value for key, value in weights.items() if key != name}, tmp_path / "weights.safetensors")
+    plan = {**read_json(pretrained.plan), "label_kinds": ["full"]}
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    start(
+        config(chest, init=str(tmp_path / "weights.safetensors"), tune="linear-probe"), tmp_path / "run",
+        plan=tmp_path / "plan.json", dry_run=True, display=told,
+    )  # fmt: skip
+    assert (
+        f"Note: 1 tensors that --tune linear-probe keeps as they are were not in the file, such as {name}" in told.text
+    )
 
 
 def test_a_file_of_weights_leaves_the_plan_alone(pretrained: RunFolder, chest: Path, tmp_path: Path) -> None:

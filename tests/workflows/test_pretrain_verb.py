@@ -55,7 +55,7 @@ def test_pretrain_then_train_then_a_score(features: Path, data: Path, tmp_path: 
     assert read_json(out / "plan.json")["patch_size"] == [32, 32]
     assert 0 <= printed["held_out"]["mean_foreground_dice"] <= 1
     assert len(list((out / "predictions").glob("*.png"))) == 2
-    assert "the encoder stayed as it was" in (out / "model" / "MODEL_CARD.md").read_text()
+    assert "its encoder stayed as it was" in (out / "model" / "MODEL_CARD.md").read_text()
 
 
 def test_a_case_that_pretraining_has_seen_is_no_new_patient_for_the_tuned_model(

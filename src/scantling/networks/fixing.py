@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any, Literal
 
 from torch import nn
@@ -12,16 +12,20 @@ from scantling.networks.unet import UNet
 Tune = Literal["full", "frozen", "linear-probe"]
 
 
-def fix_parts(network: UNet, tune: Tune) -> None:
+def fix_parts(network: UNet, tune: Tune, *, unlearnt: Collection[str] = ()) -> None:
     """Keep the encoder ("frozen"), or all but the head of the finest level ("linear-probe"), from being trained.
 
     What is fixed gets no gradient, hence no state in an optimiser built afterwards, and works as in evaluation
     whatever mode the network is in: its normalisation reads running statistics and never moves them, its dropout
     drops nothing. Copies of the network keep that.
+
+    Args:
+        unlearnt: levels, such as "decoder.3", that are trained all the same, because nothing but chance has made them.
     """
-    for part in _fixed(network, tune):
-        part.requires_grad_(False)
-        part.register_forward_pre_hook(_evaluate)
+    for name, part in _fixed(network, tune):
+        if name not in unlearnt:
+            part.requires_grad_(False)
+            part.register_forward_pre_hook(_evaluate)
 
 
 def untrained(network: nn.Module) -> set[str]:
@@ -35,12 +39,11 @@ def untrained(network: nn.Module) -> set[str]:
     return names
 
 
-def _fixed(network: UNet, tune: Tune) -> Iterator[nn.Module]:
-    if tune != "full":
-        yield from network.encoder
-    if tune == "linear-probe":
-        yield from network.decoder
-        yield from network.heads[1:]
+def _fixed(network: UNet, tune: Tune) -> Iterator[tuple[str, nn.Module]]:
+    parts = {"full": (), "frozen": ("encoder",), "linear-probe": ("encoder", "decoder", "heads")}[tune]
+    for part in parts:
+        levels = [(f"{part}.{i}", level) for i, level in enumerate(network.get_submodule(part).children())]
+        yield from levels[1:] if part == "heads" else levels
 
 
 def _evaluate(part: nn.Module, _inputs: Any) -> None:

@@ -89,7 +89,7 @@ class Start:
         """For the card: name, method, checksum, and what of it was trained."""
         facts = [self.recipe, f"SHA-256 {self.sha256[:12]}" if self.sha256 else ""]
         of = ", ".join(fact for fact in facts if fact)
-        kept = {"full": "", "frozen": "; the encoder stayed as it was", "linear-probe": "; only the head was trained"}
+        kept = {"full": "", "frozen": "; its encoder stayed as it was", "linear-probe": "; all of it stayed as it was"}
         return f"{self.name}{f' ({of})' if of else ''}{kept[config.tune]}"
 
 
@@ -150,7 +150,13 @@ def begin(
             f"tune {config.tune!r}: the network of {config.recipe} has no encoder and decoder; leave it out",
             code="E-CFG-71",
         )
-    fix_parts(network, config.tune)
+    unlearnt = run.status().get("unlearnt", [])
+    if report is not None:
+        unlearnt = [level for level in network.taps if not _has_learnt(level, report)]
+        run.update(unlearnt=unlearnt)
+        if unlearnt:
+            display.say(f"Note: {', '.join(unlearnt)} had not been learnt there, and are trained as well.")
+    fix_parts(network, config.tune, unlearnt=unlearnt)
     kept = untrained(network) - {name for name in network.state_dict() if name.startswith("heads.")}
     by_chance = [] if report is None else [row.name for row in report.rows if row.name in kept and not row.is_taken]
     if by_chance:
@@ -158,6 +164,10 @@ def begin(
             f"Note: {len(by_chance)} tensors that --tune {config.tune} keeps as they are were not in the file, such as "
             f"{by_chance[0]}; they stay as chance drew them."
         )
+
+
+def _has_learnt(level: str, report: TransferReport) -> bool:
+    return any(row.is_taken and row.name.startswith(f"{level}.") for row in report.rows)
 
 
 def how_to_use(run: Path) -> str:
