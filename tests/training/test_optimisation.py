@@ -7,6 +7,9 @@ import pytest
 import torch
 from torch import nn
 
+from scantling.data.plan import NetworkPlan
+from scantling.networks import build_network
+from scantling.seeding import torch_generator
 from scantling.training.optimisation import (
     OptimisationConfig,
     build_optimiser,
@@ -59,6 +62,25 @@ def test_biases_and_norms_are_not_decayed() -> None:
     assert len(free["params"]) == 3
     set_learning_rate(optimiser, 0.125)
     assert {group["lr"] for group in optimiser.param_groups} == {0.125}
+
+
+def test_heads_may_learn_at_a_rate_of_their_own() -> None:
+    plan = NetworkPlan(features=(4, 6), strides=((1, 1), (2, 2)), kernels=((3, 3), (3, 3)))
+    network = build_network(plan, dimensions=2, in_channels=1, out_channels=2, generator=torch_generator(0, "w"))
+    plain = build_optimiser(network, OptimisationConfig())
+    assert len(plain.param_groups) == 2
+    optimiser = build_optimiser(nn.Sequential(network), OptimisationConfig(head_rate=5.0, weight_decay=0.3))
+    set_learning_rate(optimiser, 0.1)
+    rates = {id(p): group["lr"] for group in optimiser.param_groups for p in group["params"]}
+    assert rates.keys() == {id(p) for p in network.parameters()}
+    for name, parameter in network.named_parameters():
+        assert rates[id(parameter)] == (0.5 if name.startswith("heads.") else 0.1), name
+    decays = {id(p): group["weight_decay"] for group in optimiser.param_groups for p in group["params"]}
+    assert (decays[id(network.heads[0].weight)], decays[id(network.heads[0].bias)]) == (0.3, 0.0)
+    before = network.heads[0].bias.detach().clone()
+    network(torch.ones(1, 1, 8, 8)).sum().backward()
+    optimiser.step()
+    torch.testing.assert_close((before - network.heads[0].bias).abs(), torch.full((2,), 0.5))  # Adam's first step
 
 
 def test_sgd_is_nesterov_with_its_momentum() -> None:
