@@ -30,6 +30,7 @@ import scantling
 from scantling.data.layouts import open_dataset
 from scantling.evaluation.evaluate import Evaluation
 from scantling.evaluation.statistics import RESAMPLES
+from scantling.recipes import RECIPES
 from scantling.training.run_folder import RunFolder
 from scantling.workflows.result import RunResult
 
@@ -130,11 +131,12 @@ ARMS: Final[Mapping[str, Arm]] = {
     "vader": Arm(method="vader", settings=(*TAP, *BOXES)),
     "simclr": Arm(method="simclr", dense=False),
     "segmentation, published settings": Arm(
-        method="segmentation", dense=False, settings=("settings.views.crop_area=[0.2, 1.0]",), once=True
+        method="segmentation", dense=False, settings=RECIPES["segmentation"].published, once=True
     ),
+    "dvd, published settings": Arm(method="dvd-cl", settings=(*PUBLISHED, "settings.exclusion=0.0"), once=True),
     **{
         f"{name}, published settings": Arm(method=f"{name}-cl", settings=PUBLISHED, once=True)
-        for name in ("dvd", "mvd", "s-dvd", "s-mvd")
+        for name in ("mvd", "s-dvd", "s-mvd")
     },
 }
 TUNING: Final = ("training.optimisation.head_rate=5",)
