@@ -23,6 +23,8 @@ if sys.platform != "win32":
 
 from scantling.errors import ConfigError, DataError, IntegrityError, ResourceError, ScantlingError
 
+NOT_A_FILE: Final = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
+"""What reading raises where no file is, or is no longer: another process may remove it at any moment."""
 _LACK: Final = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
@@ -156,9 +158,10 @@ def require_sha256(path: Path, expected: str) -> None:
     Raises:
         IntegrityError: the file is missing or its SHA-256 differs.
     """
-    if not path.is_file():
-        raise IntegrityError(f"{path}: the file is missing", code="E-CHK-01")
-    actual = sha256_file(path)
+    try:
+        actual = sha256_file(path)
+    except NOT_A_FILE:
+        raise IntegrityError(f"{path}: the file is missing", code="E-CHK-01") from None
     if actual != expected:
         raise IntegrityError(
             f"{path}: the file is damaged (SHA-256 {actual[:12]}..., recorded {expected[:12]}...)",

@@ -5,6 +5,7 @@ import os
 import random
 import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -57,6 +58,16 @@ def test_eight_processes_share_a_cache_and_a_run_root_for_twenty_rounds(tmp_path
     require_nothing_lost(tmp_path, share(tmp_path, processes=8, rounds=20), 20)
 
 
+@pytest.fixture
+def hasty_threads() -> Iterator[None]:
+    """Threads take turns as often as the interpreter can, so that they meet at unlikely moments too."""
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(usual)
+
+
+@pytest.mark.usefixtures("hasty_threads")
 def test_threads_that_find_one_damaged_entry_at_once_all_get_a_whole_one(tmp_path: Path) -> None:
     manifest = volume_set(tmp_path / "data", 1)
     plan = plan_of(manifest)
@@ -67,7 +78,7 @@ def test_threads_that_find_one_damaged_entry_at_once_all_get_a_whole_one(tmp_pat
         done = Store(tmp_path / "cache").prepare(manifest.cases, manifest, plan)
         return np.array_equal(done.cases[0].image, wanted)
 
-    for trial in range(5):
+    for trial in range(40):
         damage(folder / "image.npy", random.Random(trial))
-        with ThreadPoolExecutor(4) as pool:
-            assert all(pool.map(look, range(4)))
+        with ThreadPoolExecutor(8) as pool:
+            assert all(pool.map(look, range(8)))

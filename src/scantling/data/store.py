@@ -253,7 +253,8 @@ class Store:
         try:
             write_entry(temporary, case, annotation, plan, key=folder.name, form=form, real=real)
             try:
-                os.rename(temporary, folder)
+                with one_at_a_time(self.entries):  # not between the last look at a damaged entry and its removal
+                    os.rename(temporary, folder)
             except OSError as error:
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                     raise  # otherwise another process was first, with the same content

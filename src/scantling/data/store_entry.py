@@ -28,7 +28,7 @@ from scantling.data.prepare import (
     read_matching_label,
 )
 from scantling.errors import GeometryError, IntegrityError
-from scantling.files import read_json, require_sha256, sha256_bytes, sha256_file
+from scantling.files import NOT_A_FILE, require_sha256, sha256_bytes, sha256_file
 from scantling.seeding import numpy_generator
 
 POINTS_PER_CLASS: Final = 10_000
@@ -231,7 +231,10 @@ def open_entry(folder: Path, case: Case, annotation: Annotation | None, plan: Pl
     Raises:
         IntegrityError: a file of the entry is missing or not what was written.
     """
-    wrapper = read_json(folder / "meta.json") if (folder / "meta.json").is_file() else None
+    try:
+        wrapper = json.loads((folder / "meta.json").read_bytes())
+    except (*NOT_A_FILE, ValueError, RecursionError):
+        wrapper = None
     if not isinstance(wrapper, dict) or sha256_bytes(str(wrapper.get("meta")).encode()) != wrapper.get("sha256"):
         raise IntegrityError(f"{folder / 'meta.json'}: the file is missing or damaged", code="E-CHK-01")
     meta = json.loads(wrapper["meta"])
