@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
 from torch import Tensor
+from torch.profiler import profile
 
 from scantling.losses.contrastive import info_nce
 from scantling.losses.pairs import Groups, PairBlock, Pairs
@@ -168,6 +169,26 @@ def test_tiles_of_pixels_that_can_have_no_positive_are_not_made(directions: str,
     with torch.no_grad():
         tiles = list(Tiles(case.anchors, case.keys, setting))
     assert len(tiles) == made  # 3 x 3, or 6 on and above the diagonal: without the corner, or without the last row
+
+
+@pytest.mark.parametrize("relation", ["any", "groups", "known groups"])
+@pytest.mark.parametrize("denominator", ["shared", "per_positive", "balanced"])
+@pytest.mark.parametrize("directions", ["one", "both"])
+def test_keys_that_learn_nothing_cost_no_product(
+    relation: str, denominator: str, directions: Literal["one", "both"]
+) -> None:
+    case = make_case(denominator, alone=False, marked=True, relation=relation)
+    assert case.keys is not None
+
+    def gradient(keys: Tensor) -> tuple[Tensor, int]:
+        loss = info_nce(case.anchors, keys, case.pairs, temperature=0.1, directions=directions, tile=4)
+        with profile() as profiled:
+            (found,) = torch.autograd.grad(loss, case.anchors)
+        return found, sum(event.name == "aten::addmm_" for event in profiled.events() or ())
+
+    (learning, twice), (alone, once) = gradient(case.keys), gradient(case.keys.detach())
+    torch.testing.assert_close(alone, learning, rtol=0, atol=0)
+    assert twice == 2 * once > 0
 
 
 def random_vectors(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:

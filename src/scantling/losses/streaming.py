@@ -56,7 +56,10 @@ class _Terms(torch.autograd.Function):
         tiles = Tiles(anchors, keys, ctx.setting)
         for number, direction in enumerate(tiles.directions):
             direction.z, direction.count, direction.push, direction.shift = sums[4 * number : 4 * number + 4]
-        return *_gradients(tiles, [first, second][: len(tiles.directions)]), None
+        at_anchors, at_keys = _gradients(
+            tiles, [first, second][: len(tiles.directions)], keys_learn=ctx.needs_input_grad[1]
+        )
+        return at_anchors, at_keys, None
 
 
 def _sum_up(tiles: Tiles) -> None:
@@ -76,8 +79,13 @@ def _sum_up(tiles: Tiles) -> None:
             GroupPositives(tiles, number).sum_up()
 
 
-def _gradients(tiles: Tiles, of_terms: list[Tensor]) -> tuple[Tensor, Tensor | None]:
-    """At the anchors and at the keys, from the gradients at the terms of each direction."""
+def _gradients(tiles: Tiles, of_terms: list[Tensor], *, keys_learn: bool) -> tuple[Tensor, Tensor | None]:
+    """At the anchors and at the keys, from the gradients at the terms of each direction.
+
+    Args:
+        keys_learn: False leaves out the product that only keys need; those of a bank or a teacher do not.
+    """
+    keys_learn = keys_learn or tiles.alone
     at_keys = torch.zeros_like(tiles.unit_keys)
     at_anchors = at_keys if tiles.alone else at_keys.new_zeros(tiles.anchors.vectors.shape)
     for direction, gradient in zip(tiles.directions, of_terms, strict=True):
@@ -89,15 +97,16 @@ def _gradients(tiles: Tiles, of_terms: list[Tensor]) -> tuple[Tensor, Tensor | N
             gradient = _pushed(tiles, tile)
             gradient = gradient if pulled is None else gradient.sub_(pulled)
             at_anchors[tile.rows].addmm_(gradient, tiles.unit_keys[tile.columns], alpha=1 / tiles.temperature)
-            at_keys[tile.columns].addmm_(gradient.T, tile.anchors)
+            if keys_learn:
+                at_keys[tile.columns].addmm_(gradient.T, tile.anchors)
     else:
-        _push_by_kernels(tiles, kernels, at_anchors, at_keys)
+        _push_by_kernels(tiles, kernels, at_anchors, at_keys if keys_learn else None)
     if tiles.by_groups:
         for number, direction in enumerate(tiles.directions):
             ends = (at_anchors, at_keys) if number == 0 else (at_keys, at_anchors)
             GroupPositives(tiles, number).pull(direction.pull, *ends)
     first = tiles.anchors.back_(at_anchors, tiles.size)
-    return first, None if tiles.alone else tiles.keys.back_(at_keys, tiles.size)
+    return first, tiles.keys.back_(at_keys, tiles.size) if keys_learn and not tiles.alone else None
 
 
 def _sum_tile(tiles: Tiles, tile: Tile) -> None:
@@ -173,8 +182,8 @@ def _sum_by_kernels(tiles: Tiles, kernels: Any) -> None:
         direction.z = kernels.denominators(rows, columns, weights, temperature=tiles.temperature, own=own)
 
 
-def _push_by_kernels(tiles: Tiles, kernels: Any, at_anchors: Tensor, at_keys: Tensor) -> None:
-    """What both directions' denominators give, at both ends of each pair."""
+def _push_by_kernels(tiles: Tiles, kernels: Any, at_anchors: Tensor, at_keys: Tensor | None) -> None:
+    """What both directions' denominators give, at both ends of each pair, or at the anchors alone."""
     anchors, keys = _whole(tiles)
     first, second = tiles.directions[0], tiles.directions[-1]
     of_anchors = [first.pressure, torch.zeros_like(first.pressure)]
@@ -183,7 +192,7 @@ def _push_by_kernels(tiles: Tiles, kernels: Any, at_anchors: Tensor, at_keys: Te
         of_anchors[1], of_keys[1] = second.weights_of_keys(slice(0, len(anchors))), second.pressure
     ends, setting = (torch.stack(of_anchors), torch.stack(of_keys)), {"temperature": tiles.temperature}
     at_anchors += kernels.gradients(anchors, keys, *ends, own=tiles.pairs.own, **setting)
-    if not tiles.triangle:
+    if at_keys is not None and not tiles.triangle:
         at_keys += kernels.gradients(keys, anchors, *reversed(ends), own=_minus(tiles.pairs.own), **setting)
 
 
