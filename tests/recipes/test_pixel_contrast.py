@@ -191,7 +191,7 @@ def test_where_nothing_is_labelled_methods_without_labels_work_and_the_others_sa
         source=Shapes(annotated=(True,)),
     )
     if name.startswith("s_"):
-        with pytest.raises(ConfigError, match=r"no class but background; .*dvd_cl or mvd_cl \[E-CFG-64\]"):
+        with pytest.raises(ConfigError, match=r"no class but background; .*dvd_cl or vader \[E-CFG-66\]"):
             build(name, SMALL, task=nothing)
         return
     recipe = build(name, SMALL, task=nothing)

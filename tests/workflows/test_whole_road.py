@@ -7,6 +7,7 @@ import math
 import re
 import shutil
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -56,9 +57,15 @@ def road(data: Path, *, wanted: str | None = None, compare: bool = False, free: 
 
 
 def config(
-    data: Path, *, labels: int | None = None, steps: int | None = None, minutes: float | None = None
+    data: Path,
+    *,
+    labels: int | None = None,
+    steps: int | None = None,
+    minutes: float | None = None,
+    tune: Literal["full", "frozen"] = "full",
 ) -> RunConfig:
     return RunConfig(
+        tune=tune,
         data=DataConfig(path=str(data), labels=labels),
         time_seconds=None if minutes is None else 60 * minutes,
         training=LoopConfig(steps=steps),
@@ -169,6 +176,12 @@ def test_two_processes_go_the_road_together(data: Path, tmp_path: Path) -> None:
         for run in (tmp_path / "run", tmp_path / "run" / "features", tmp_path / "run" / "labels-only")
     ]
     assert all((state["status"], state["processes"]) == ("finished", 2) for state in states)
+
+
+def test_what_is_kept_of_the_features_is_not_asked_of_the_run_without_them(data: Path) -> None:
+    planned = road(data, steps=8, compare=True, tune="frozen")
+    assert planned.labels_only is not None
+    assert [run.tune for run in (planned.features, planned.tuned, planned.labels_only)] == ["full", "frozen", "full"]
 
 
 def test_half_of_the_budget_is_for_features_and_less_where_few_images_lack_labels(data: Path, tmp_path: Path) -> None:

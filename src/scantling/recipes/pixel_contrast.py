@@ -20,7 +20,7 @@ from scantling.contrast.relations import SameClass
 from scantling.data.plan import Plan
 from scantling.errors import ConfigError
 from scantling.networks.projection import QUARTER, PixelProjection, chosen_tap, dense_features, freeze_beyond
-from scantling.recipes.pretraining import PretrainingConfig, network_of, views_of
+from scantling.recipes.pretraining import PretrainingConfig, network_of, require_classes, views_of
 from scantling.recipes.recipe import Recipe
 from scantling.shapes import IGNORE
 from scantling.views.maker import ViewConfig
@@ -105,12 +105,8 @@ class PixelContrast(Recipe):
 
     def __init__(self, config: PixelContrastConfig, plan: Plan, generator: torch.Generator) -> None:
         super().__init__(config, plan, generator)
-        if self.from_labels and len(plan.classes.names) < 2:
-            raise ConfigError(
-                "this recipe learns from label maps, and the plan has no class but background; choose label kinds that "
-                "the data has (--label-kinds silver), or a recipe without labels, such as dvd_cl or mvd_cl",
-                code="E-CFG-64",
-            )
+        if self.from_labels:
+            require_classes("this recipe", plan)
         self._views, self.points = views_of(config, plan), points_of(config, plan)
         self.network = network_of(plan, generator)
         self.tap = chosen_tap(self.network, config.tap)

@@ -111,7 +111,7 @@ def require_classes(name: str, plan: Plan) -> None:
     if len(plan.classes.names) < 2:
         raise ConfigError(
             f"{name} learns from label maps, and the plan has no class but background; choose label kinds that the "
-            "data has (--label-kinds silver), or a recipe without labels, such as vader",
+            "data has (--label-kinds silver), or a recipe without labels, such as dvd_cl or vader",
             code="E-CFG-66",
         )
 

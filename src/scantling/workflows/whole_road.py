@@ -256,13 +256,13 @@ def _features(
 
 
 def _labels_only(config: RunConfig, features: RunConfig) -> RunConfig:
-    """The same without features, for as long as both together: by the clock, or in as many steps."""
+    """The same without features, all of it trained, for as long as both together: by the clock, or in as many steps."""
     own, other = config.training, features.training
     length = {
         "steps": None if own.steps is None else own.steps + (other.steps or 0),
         "seconds": None if own.seconds is None else own.seconds + (other.seconds or 0.0),
     }
-    return config.model_copy(update={"training": own.model_copy(update=length)})
+    return config.model_copy(update={"training": own.model_copy(update=length), "tune": "full"})
 
 
 def require_method(method: str) -> None:
