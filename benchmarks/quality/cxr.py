@@ -141,6 +141,8 @@ ARMS: Final[Mapping[str, Arm]] = {
 }
 TUNING: Final = ("training.optimisation.head_rate=5",)
 """Of every arm, full supervision too; chosen on training patients, where all arms gained."""
+FEWEST: Final = 1
+"""So many cases leave a pretrained encoder as it is: much better on training patients with one, no different with 4."""
 FULL: Final = "full supervision"
 DIRECT: Final = "segmentation, not fine-tuned"
 
@@ -244,11 +246,12 @@ class Bench:
 
     def tuned(self, name: str, k: int | None, seed: int) -> RunResult:
         """A network fine-tuned on `k` expert cases, or trained on all."""
-        run = self.work / "tuned" / f"{slug(name)}-{k or 'all'}-{seed}"
+        tune = "frozen" if k == FEWEST and ARMS[name].method else "full"
+        run = self.work / "tuned" / f"{slug(name)}-{k or 'all'}-{seed}{'' if tune == 'full' else f'-{tune}'}"
         if not (run / "report.html").exists():
             start = None if name == FULL else self.pretrained(name, seed)
             scantling.train(
-                self.data, run, recipe="supervised", init=start, labels=k, seed=seed, plan=self.plan,
+                self.data, run, recipe="supervised", init=start, tune=tune, labels=k, seed=seed, plan=self.plan,
                 steps=self.preset.full if name == FULL else self.preset.tuning, settings=TUNING, quiet=False,
                 overwrite=True,
             )  # fmt: skip
