@@ -188,25 +188,22 @@ def groups_of(site: str, finding: str) -> Iterator[str]:
 
 
 def with_counterfactuals(work: Path, data: Path) -> Path:
-    """The data with each training image as it would look from the other site: the sound ones of the appearance map.
+    """The data with each training image as it would look from the other site: the sound ones of an image model.
 
-    The map is fitted on training images alone. It is the source that kept to the limits on these radiographs
-    (docs/how-to/counterfactuals.md); the image model that is trained here for a moment brings the causal graph.
+    The model is learnt from the training images alone. It was chosen on training patients, before a map of grey values
+    (docs/lab-notes.md).
     """
-    out, model = work / "with-counterfactuals", work / "graph"
+    out, model = work / "with-counterfactuals", work / "image-model"
     if not (out / "report.html").exists():
         if not (model / "report.html").exists():
-            settings = [
-                'settings.attributes=["site"]', "settings.size=[96, 96]", "settings.judge_steps=300",
-                "settings.constraint.weight=0", "data.train_on={split='train'}",
-            ]  # fmt: skip
             scantling.train(
-                data, model, recipe="counterfactual_vae", steps=20, fold="none", settings=settings, overwrite=True
-            )
+                data, model, recipe="counterfactual_vae", time="26m", fold="none", quiet=False, overwrite=True,
+                settings=[
+                    'settings.attributes=["site"]', "settings.size=[96, 96]", "data.train_on={split='train'}"
+                ],
+            )  # fmt: skip
         train = [case.case_id for case in open_dataset(data).real if case.split != "test"]
-        scantling.generate(
-            model, data, out, do=[f"site={site}" for site in SITES], source="appearance", cases=train, overwrite=True
-        )
+        scantling.generate(model, data, out, do=[f"site={site}" for site in SITES], cases=train, overwrite=True)
     return out
 
 
