@@ -38,6 +38,7 @@ ROOT: Final = Path(__file__).parents[2]
 DATA: Final = Path(os.environ.get("SCANTLING_DATA", ROOT.parent / "shared" / "data")) / "cxr"
 RESULTS: Final = ROOT / "docs" / "results"
 PAGE: Final = ROOT / "docs" / "cxr.md"
+README: Final = ROOT / "README.md"
 METRICS: Final = ("dice", "hd95_mm", "assd_mm")
 TEST_FOLD: Final = "0"
 BUDGETS: Final = (4, 1, 16)
@@ -422,16 +423,35 @@ def _row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+def summary(scores: Scores) -> list[str]:
+    """A table in short: the share of the gap on unseen scanners that each arm closes, with each number of cases."""
+    counts = sorted(BUDGETS)
+    lines = [_row(["features by", "labels read", *(f"{k} case{'s' * (k != 1)}" for k in counts)])]
+    lines.append(_row(["---"] * (2 + len(counts))))
+    for name, arm in ARMS.items():
+        if arm.method and not arm.once and all((name, str(k)) in scores.seeds for k in counts):
+            labels = "silver masks" if RECIPES[arm.method.replace("-", "_")].from_labels else "none"
+            shares = [_interval(scores.closed(name, str(k), "unseen scanners"), 0, 100) for k in counts]
+            lines.append(_row([f"{arm.method}{name.removeprefix(name.split(',')[0])}", labels, *shares]))
+    return [*lines, ""]
+
+
 def write_page() -> None:
-    """Put the tables between their marks in the page."""
-    text = PAGE.read_text(encoding="utf-8")
+    """Put the tables between their marks in the pages."""
     for preset in (CPU, GPU):
-        begin, end = f"<!-- table:cxr-{preset.name} -->", f"<!-- /table:cxr-{preset.name} -->"
         if preset.cases.exists():
-            before, _, rest = text.partition(begin)
-            made = "\n".join(table(Scores(read(preset.cases))))
-            text = f"{before}{begin}\n\n{made}\n{end}{rest.partition(end)[2]}"
-    PAGE.write_text(text, encoding="utf-8")
+            scores = Scores(read(preset.cases))
+            _write_between(PAGE, f"cxr-{preset.name}", table(scores))
+            _write_between(README, f"cxr-{preset.name}", summary(scores))
+
+
+def _write_between(page: Path, name: str, lines: Sequence[str]) -> None:
+    text = page.read_text(encoding="utf-8")
+    begin, end = f"<!-- table:{name} -->", f"<!-- /table:{name} -->"
+    before, found, rest = text.partition(begin)
+    if found:
+        made = "\n".join(lines)
+        page.write_text(f"{before}{begin}\n\n{made}\n{end}{rest.partition(end)[2]}", encoding="utf-8")
 
 
 def main() -> None:
