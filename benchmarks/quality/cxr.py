@@ -191,7 +191,7 @@ def groups_of(site: str, finding: str) -> Iterator[str]:
 def with_counterfactuals(work: Path, data: Path) -> Path:
     """The data with each training image as it would look from the other site: the sound ones of an image model.
 
-    The model is learnt from the training images alone. It was chosen on training patients, before a map of grey values
+    The model is learnt from the training images alone. On training patients it was better than a map of grey values
     (docs/lab-notes.md).
     """
     out, model = work / "with-counterfactuals", work / "image-model"
@@ -432,7 +432,8 @@ def summary(scores: Scores) -> list[str]:
         if arm.method and not arm.once and all((name, str(k)) in scores.seeds for k in counts):
             labels = "silver masks" if RECIPES[arm.method.replace("-", "_")].from_labels else "none"
             shares = [_interval(scores.closed(name, str(k), "unseen scanners"), 0, 100) for k in counts]
-            lines.append(_row([f"{arm.method}{name.removeprefix(name.split(',')[0])}", labels, *shares]))
+            _, comma, views = name.partition(",")
+            lines.append(_row([f"{arm.method}{comma}{views}", labels, *shares]))
     return [*lines, ""]
 
 
