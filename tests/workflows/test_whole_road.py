@@ -28,7 +28,7 @@ from scantling.training.loop_state import LoopConfig
 from scantling.training.run_folder import RunFolder
 from scantling.workflows.added import added
 from scantling.workflows.result import RunResult
-from scantling.workflows.whole_road import WholeRoad, plan_road
+from scantling.workflows.whole_road import FEWEST_STEPS, WholeRoad, plan_road
 from two_processes import scantling_in_two
 
 SHORT = (
@@ -50,8 +50,10 @@ def compared(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def road(data: Path, *, wanted: str | None = None, compare: bool = False, free: bool = True, **of: object) -> WholeRoad:
-    found = plan_road(config(data, **of), {}, wanted=wanted, compare=compare, free=free)
+def road(
+    data: Path, *, wanted: str | None = None, compare: bool = False, tune_free: bool = False, **of: object
+) -> WholeRoad:
+    found = plan_road(config(data, **of), {}, wanted=wanted, compare=compare, free=True, tune_free=tune_free)
     assert found is not None
     return found
 
@@ -178,10 +180,58 @@ def test_two_processes_go_the_road_together(data: Path, tmp_path: Path) -> None:
     assert all((state["status"], state["processes"]) == ("finished", 2) for state in states)
 
 
+def test_features_that_the_time_allows_too_few_steps_of_are_left_out_and_it_is_said(data: Path, tmp_path: Path) -> None:
+    out, settings = tmp_path / "run", (*SHORT, "pretraining.training.fewest_steps=100000")
+    result = scantling.train(data, out, time=4, compare=True, tune="frozen", settings=settings)
+    features = read_json(out / "features" / "run.json")
+    assert (features["status"], features.get("steps")) == ("too short", None)
+    assert not (out / "features" / "model").exists()
+    assert not (out / "labels-only").exists()
+    assert result.status["status"] == "finished"
+    assert "started_from" not in result.status
+    sentence = result.status["baseline"]["sentence"]
+    steps = features["forecast"]["steps"]
+    assert sentence.startswith(f"6 images without full labels were not used: the time allows {steps} steps of learning")
+    assert sentence in result.text()
+    assert sentence in (out / "report.html").read_text(encoding="utf-8")
+    with pytest.raises(DataError, match="the run is finished"):
+        scantling.resume(out)
+
+
+def test_fewer_steps_than_wanted_end_a_run_by_the_clock_and_no_other(data: Path, tmp_path: Path) -> None:
+    short = (*SHORT[:3], "training.fewest_steps=100000")
+    clock = scantling.train(data, tmp_path / "clock", recipe="supervised", time=4, settings=short)
+    assert (clock.status["status"], clock.text()) == ("too short", f"too short: {tmp_path / 'clock'}")
+    assert re.fullmatch(r"\d+ steps foreseen, 100000 wanted", clock.status["reason"])
+    counted = scantling.train(data, tmp_path / "counted", recipe="supervised", steps=1, settings=short)
+    assert counted.status["status"] == "finished"
+
+
+def test_a_method_that_was_named_is_learnt_by_however_few_steps(data: Path) -> None:
+    assert road(data, minutes=1).features.training.fewest_steps == FEWEST_STEPS
+    assert road(data, minutes=1, wanted="auto").features.training.fewest_steps == FEWEST_STEPS
+    assert road(data, minutes=1, wanted="dvd-cl").features.training.fewest_steps == 0
+
+
 def test_what_is_kept_of_the_features_is_not_asked_of_the_run_without_them(data: Path) -> None:
     planned = road(data, steps=8, compare=True, tune="frozen")
     assert planned.labels_only is not None
     assert [run.tune for run in (planned.features, planned.tuned, planned.labels_only)] == ["full", "frozen", "full"]
+
+
+def test_with_one_labelled_image_the_encoder_of_features_stays_unless_it_is_said_otherwise(
+    data: Path, tmp_path: Path
+) -> None:
+    assert road(data, steps=8, labels=1, tune_free=True).tuned.tune == "frozen"
+    assert road(data, steps=8, labels=1).tuned.tune == "full"
+    assert road(data, steps=8, labels=2, tune_free=True).tuned.tune == "full"
+    planned = road(data, steps=8, labels=1, compare=True, tune_free=True)
+    assert planned.labels_only is not None
+    assert planned.labels_only.tune == "full"
+    assert "fine-tuned on the labelled ones; their encoder stays as it is; then labels alone" in planned.sentence()
+    for name, words, tune in (("free", {}, "frozen"), ("asked", {"tune": "full"}, "full")):
+        scantling.train(data, tmp_path / name, steps=1, labels=1, settings=SHORT, **words)  # type: ignore[arg-type]
+        assert RunConfig.load(tmp_path / name / "config.toml").tune == tune
 
 
 def test_half_of_the_budget_is_for_features_and_less_where_few_images_lack_labels(data: Path, tmp_path: Path) -> None:

@@ -79,8 +79,8 @@ def train(
         str | None,
         Option(
             "--tune",
-            help="What of --init is trained: full (default), frozen (all but the encoder), or linear-probe (the last "
-            "head alone).",
+            help="What of --init, or of features learnt first, is trained: full (default), frozen (all but the "
+            "encoder; default after features where one image is labelled), or linear-probe (the last head alone).",
             rich_help_panel=METHOD,
         ),
     ] = None,

@@ -20,6 +20,8 @@ class LoopConfig(Config):
         steps: length of the run in optimiser steps; with it a run is repeatable to the bit.
         seconds: length in seconds of training, if `steps` is None: the schedule then follows the clock, so the
             run ends on time on any machine, and two runs differ.
+        fewest_steps: a run by the clock that foresees fewer steps ends before the first one, with the status "too
+            short"; 0 never does.
         validate_share: largest share of the time spent on validation when the length is in seconds.
         patience: stop after this many validations without a better score; 0 never stops early.
         checkpoint_seconds: at most so much work is lost when the process is killed.
@@ -30,6 +32,7 @@ class LoopConfig(Config):
 
     steps: int | None = Field(default=None, ge=1)
     seconds: float | None = Field(default=None, gt=0)
+    fewest_steps: int = Field(default=0, ge=0)
     steps_per_epoch: int = Field(default=100, ge=1)
     validate_every: int = Field(default=1, ge=1)
     validate_share: float = Field(default=0.08, gt=0, lt=1)

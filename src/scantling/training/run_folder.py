@@ -28,6 +28,8 @@ SCHEMA_VERSION: Final = 1
 STATUS: Final = "run.json"
 ROAD, FEATURES, CONTROL = "road.json", "features", "labels-only"
 """Beside the files of a run that is the last of several: what they are, and the folders of the others."""
+TOO_SHORT: Final = "too short"
+"""The status of a run whose time allows fewer steps than it is to have at least; nothing was trained."""
 DECIDING: Final = ("config.toml", "plan.json", "splits.json", "data.lock.json")
 """Files that a run depends on to the end and that nobody may change under it."""
 _LOGGED_AGAIN: Final = ("epoch", "health", "contrast_warning", "contrast_recovered")

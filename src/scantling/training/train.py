@@ -28,7 +28,7 @@ from scantling.training.memory_budget import fit_budget
 from scantling.training.progress import Display, Silent
 from scantling.training.road import Road, loop_config
 from scantling.training.roads import road_of
-from scantling.training.run_folder import RunFolder, now
+from scantling.training.run_folder import TOO_SHORT, RunFolder, now
 from scantling.training.run_lock import run_lock
 
 
@@ -254,6 +254,13 @@ def _carry_on(
     )
     if dry_run:
         run.update(status="dry run")
+        return
+    fewest = 0 if loop.config.steps is not None or resumed else loop.config.fewest_steps
+    too_short, _ = agree(needs.steps < fewest, 0.0)
+    if too_short:
+        display.say(f"The time is too short: {needs.steps} steps are foreseen, training.fewest_steps is {fewest}.")
+        seconds = round(time.monotonic() - began, 1)
+        run.update(status=TOO_SHORT, reason=f"{needs.steps} steps foreseen, {fewest} wanted", seconds=seconds)
         return
     network = loop.run()
     if run.writable:

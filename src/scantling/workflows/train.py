@@ -72,7 +72,8 @@ def train(
         plan: `plan.json` of another run, edited or not, to be obeyed.
         init: run folder or model folder to start from, whose plan is obeyed too unless `plan` is given, or a file of
             weights (`.safetensors`, `.pth`); `transfer.txt` says what fitted.
-        tune: what of it is trained: "full", "frozen" (all but the encoder), "linear-probe" (the last head alone).
+        tune: what of it is trained: "full", "frozen" (all but the encoder), "linear-probe" (the last head alone); by
+            itself "full", or "frozen" where features were learnt first and a single labelled image is there.
         budget_ram: "8G"; kept by computing a batch in parts and with fewer workers, or the run is refused.
         budget_disk: "8G"; a run whose forecast is above is refused before it starts.
         settings: `a.b=value` overrides of any field of `RunConfig`; `pretraining.a.b=value` for the run that learns
@@ -110,7 +111,9 @@ def train(
         with write_errors(folder):
             require_new_folder(folder)  # before any data are read
     free = "recipe" not in values and plan is None and run_config.init is None
-    road = plan_road(run_config, of_features, wanted=pretrain, compare=compare, free=free)
+    road = plan_road(
+        run_config, of_features, wanted=pretrain, compare=compare, free=free, tune_free="tune" not in values
+    )  # fmt: skip
     if road is not None:
         display.say(road.sentence())
     if road is not None and not dry_run:

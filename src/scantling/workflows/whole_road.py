@@ -23,7 +23,7 @@ from scantling.training.config import DataConfig, RunConfig
 from scantling.training.distributed import joined_processes, wait_for_all
 from scantling.training.feature_split import is_labelled, scored_kinds, tuning_split
 from scantling.training.progress import Display, duration
-from scantling.training.run_folder import CONTROL, FEATURES, ROAD, RunFolder
+from scantling.training.run_folder import CONTROL, FEATURES, ROAD, TOO_SHORT, RunFolder
 from scantling.training.run_lock import refuse_if_training
 from scantling.workflows.added import added, images
 from scantling.workflows.finish import finish
@@ -38,6 +38,8 @@ _LARGEST_SHARE: Final = 0.5
 """Of the budget, for learning features; less where there are fewer images without labels than with."""
 _SHORTEST_TUNING: Final = 0.2
 """Of the budget, whatever learning features took."""
+FEWEST_STEPS: Final = 50
+"""Of learning features by the clock: with fewer they did harm on phantoms, see `docs/lab-notes.md`."""
 
 Stage = Literal["features", "tuned", "labels-only"]
 _HEADS: Final[Mapping[Stage, str]] = {
@@ -75,16 +77,23 @@ class WholeRoad(Config):
         kinds = f"{images(self.more)} without full labels"
         if self.silver:
             kinds += f" ({self.silver} with silver ones)"
+        kept = "; their encoder stays as it is" if self.tuned.tune == "frozen" else ""
         last = "; then labels alone, at the same budget" if self.labels_only is not None else ""
         return (
             f"The training side has {kinds} beside {self.labelled} labelled: features are learnt from all of them "
             f"first, by {self.method.replace('_', '-')} ({_length(self.features)}), and fine-tuned on the labelled "
-            f"ones{last}. --pretrain none leaves that out."
+            f"ones{kept}{last}. --pretrain none leaves that out."
         )
 
 
 def plan_road(
-    config: RunConfig, of_features: Mapping[str, Any], *, wanted: str | None, compare: bool, free: bool
+    config: RunConfig,
+    of_features: Mapping[str, Any],
+    *,
+    wanted: str | None,
+    compare: bool,
+    free: bool,
+    tune_free: bool = False,
 ) -> WholeRoad | None:
     """The road for a run, or None where it is one run alone.
 
@@ -94,6 +103,9 @@ def plan_road(
         wanted: a method, "none", or None and "auto": by itself where images without full labels are there.
         compare: also labels alone.
         free: whether the recipe and what the run starts from are left to us.
+        tune_free: whether what is trained of the features is left to us, too: with a single labelled image their
+            encoder stays as it is, which on phantoms and radiographs was much better, and no worse on the
+            hippocampus (`docs/lab-notes.md`).
 
     Raises:
         ConfigError: no such method; or it cannot be had together with what else was asked for; or there is nothing
@@ -134,14 +146,16 @@ def plan_road(
     silver = sum(is_labelled(case, ("silver",)) for case in more)
     method = method or (FROM_SILVER if 2 * silver >= len(more) else WITHOUT_LABELS)
     share = _LARGEST_SHARE if not more else min(_LARGEST_SHARE, len(more) / (len(more) + len(split.train)))
-    features = _features(config, data, of_features, method, share)
+    fewest = FEWEST_STEPS if wanted in (None, "auto") else 0
+    features = _features(config, data, of_features, method, share, fewest)
+    kept = tune_free and len(split.train) == 1
     return WholeRoad(
         method=method,
         more=len(more),
         silver=silver,
         labelled=len(split.train),
         features=features,
-        tuned=config,
+        tuned=config.model_copy(update={"tune": "frozen"}) if kept else config,
         labels_only=_labels_only(config, features) if compare else None,
     )
 
@@ -176,7 +190,7 @@ def continue_road(out: Path, *, display: Display) -> RunResult:
     """
     road = WholeRoad.parse(read_json(out / ROAD), where=str(out / ROAD))
     with joined_processes(resolve_device(road.tuned.device)):
-        if (out / "report.html").is_file() and all(_state(out, stage) == "finished" for stage in road.stages):
+        if (out / "report.html").is_file() and not _ahead(road, out):
             raise DataError(
                 f"{out.name}: the run is finished; make its fine-tuning longer with --steps or --time, start a new one "
                 "with 'train', or use its model with 'predict'",
@@ -186,13 +200,13 @@ def continue_road(out: Path, *, display: Display) -> RunResult:
 
 
 def _go(road: WholeRoad, out: Path, display: Display) -> RunResult:
-    states = {stage: _state(out, stage) for stage in road.stages}
-    for stage, state in states.items():
-        wait_for_all()  # all have seen the states, and what the first process wrote last is there
-        if state == "finished":
+    for stage in road.stages:
+        wait_for_all()  # what the first process wrote last is there
+        is_ahead, state, folder = stage in _ahead(road, out), _state(out, stage), _folders(out)[stage]
+        wait_for_all()  # and all have read it
+        if not is_ahead:
             continue
         display.say(_HEADS[stage])
-        folder = _folders(out)[stage]
         if state == "":
             parts = (ROAD, FEATURES) if stage == "tuned" else ()
             run = training.start(_config(road, stage, out), folder, around=parts, display=display)
@@ -201,10 +215,29 @@ def _go(road: WholeRoad, out: Path, display: Display) -> RunResult:
         if folder != out or road.labels_only is not None:  # else at once, below
             finish(run)
     run = RunFolder(out, writable=process_rank() == 0)
-    if road.labels_only is not None:
+    if _state(out, "features") == TOO_SHORT:
+        run.update(baseline={"sentence": _left_out(road, out)})
+    elif road.labels_only is not None:
         with_them, without = (RunResult.read(RunFolder(folder)).evaluation for folder in (out, out / CONTROL))
         run.update(baseline=added(with_them, without, what=images(road.more), folder=CONTROL, seed=road.tuned.seed))
     return finish(run)
+
+
+def _ahead(road: WholeRoad, out: Path) -> list[Stage]:
+    """The runs that are not finished, in order; without features there is nothing to compare."""
+    states = {stage: _state(out, stage) for stage in road.stages}
+    if states["features"] == TOO_SHORT:
+        states = {"tuned": states["tuned"]}
+    return [stage for stage, state in states.items() if state != "finished"]
+
+
+def _left_out(road: WholeRoad, out: Path) -> str:
+    foreseen = RunFolder(out / FEATURES).status()["forecast"]["steps"]
+    return (
+        f"{images(road.more)} without full labels were not used: the time allows {foreseen} steps of learning from "
+        f"them, and fewer than {road.features.training.fewest_steps} do harm rather than good; give more time, or set "
+        "pretraining.training.fewest_steps to 0."
+    )
 
 
 def _config(road: WholeRoad, stage: Stage, out: Path) -> RunConfig:
@@ -213,9 +246,11 @@ def _config(road: WholeRoad, stage: Stage, out: Path) -> RunConfig:
         return road.features
     if stage == "labels-only" and road.labels_only is not None:
         return road.labels_only
-    update: dict[str, Any] = {"init": str((out / FEATURES).resolve())}
+    features = RunFolder(out / FEATURES).status()
+    start = {"init": str((out / FEATURES).resolve())}
+    update: dict[str, Any] = {"tune": "full"} if features["status"] == TOO_SHORT else start
     if road.tuned.time_seconds is not None:
-        taken = float(RunFolder(out / FEATURES).status().get("seconds", 0.0))
+        taken = float(features.get("seconds", 0.0))
         update["time_seconds"] = max(road.tuned.time_seconds - taken, _SHORTEST_TUNING * road.tuned.time_seconds)
     return road.tuned.model_copy(update=update)
 
@@ -234,7 +269,7 @@ def _state(out: Path, stage: Stage) -> str:
 
 
 def _features(
-    config: RunConfig, data: DataConfig, otherwise: Mapping[str, Any], method: str, share: float
+    config: RunConfig, data: DataConfig, otherwise: Mapping[str, Any], method: str, share: float, fewest: int
 ) -> RunConfig:
     """Learning features for a share of the budget."""
     ratio = share / (1 - share)
@@ -244,6 +279,7 @@ def _features(
         "steps": None if steps is None else max(1, round(ratio * steps)),
         "seconds": None if seconds is None else ratio * seconds,
         "steps_per_epoch": config.training.steps_per_epoch,
+        "fewest_steps": fewest,
     }
     values = {
         **kept,
