@@ -123,7 +123,12 @@ def write_atomic(path: Path, content: bytes | Callable[[BinaryIO], object]) -> N
 
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, atomically; NaN is refused, because JSON has none."""
-    write_atomic(path, (json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n").encode())
+    write_atomic(path, json_bytes(value))
+
+
+def json_bytes(value: Any) -> bytes:
+    """What `write_json` writes."""
+    return (json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n").encode()
 
 
 def read_json(path: Path) -> Any:

@@ -18,7 +18,7 @@ from scantling.data.layouts import open_dataset
 from scantling.data.plan import Plan
 from scantling.data.store import PreparedSet, Store
 from scantling.errors import DataError, IntegrityError, ResourceError, ScantlingError
-from scantling.files import read_json, sha256_file, write_json
+from scantling.files import read_json, sha256_file, write_atomic, write_json
 from scantling.inference.model_folder import load_model
 from scantling.inference.predictor import Predictor
 from scantling.training.checkpoint import load_checkpoint
@@ -220,15 +220,48 @@ def test_facts_edited_into_run_json_do_not_count(runs: Runs, tmp_path: Path) -> 
     assert "edited by hand" in opened.verify()[0]
 
 
+def longer_config(run: RunFolder) -> bytes:
+    return run.config.read_bytes().replace(b"steps = 4", b"steps = 6")
+
+
 def test_a_file_that_the_run_itself_changes_is_sealed_again(runs: Runs, tmp_path: Path) -> None:
     run = RunFolder.open(Path(shutil.copytree(runs.stopped, tmp_path / "run")))
-    run.config.write_text(run.config.read_text().replace("steps = 4", "steps = 6"))
-    with pytest.raises(IntegrityError):
-        run.verify()
-    run.seal("config.toml")
+    run.rewrite("config.toml", longer_config(run))
     assert run.verify() == []
     assert (run.copies / "config.toml").read_bytes() == run.config.read_bytes()
     assert resume(run.path).status()["steps"] == 6
+
+
+def test_a_change_that_is_broken_off_leaves_the_old_file_or_the_new_one_and_never_a_damaged_run(
+    runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outcomes = []
+    for writes in range(6):  # of run.json and its copy, the file, its copy, run.json and its copy again
+        run = RunFolder.open(Path(shutil.copytree(runs.stopped, tmp_path / str(writes))))
+        before, after = run.config.read_bytes(), longer_config(run)
+        with monkeypatch.context() as patched, pytest.raises(OSError, match="full"):
+            patched.setattr("scantling.training.run_folder.write_atomic", full_after(writes))
+            run.rewrite("config.toml", after)
+        assert run.verify() == []
+        assert "rewriting" not in run.status()
+        outcomes.append({before: "old", after: "new"}[run.config.read_bytes()])
+        assert (run.copies / "config.toml").read_bytes() == run.config.read_bytes()
+    assert outcomes == ["old"] * 3 + ["new"] * 3
+    run.config.write_bytes(before)
+    with pytest.raises(IntegrityError, match="edited by hand"):
+        run.verify()
+
+
+def full_after(writes: int) -> Callable[[Path, bytes], None]:
+    """A disk that takes so many files."""
+    left = iter(range(writes))
+
+    def write(path: Path, content: bytes) -> None:
+        if next(left, None) is None:
+            raise OSError(28, "disk is full")
+        write_atomic(path, content)
+
+    return write
 
 
 def test_with_run_json_and_its_copy_damaged_the_run_is_refused_in_a_sentence(runs: Runs, tmp_path: Path) -> None:

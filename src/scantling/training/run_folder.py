@@ -128,11 +128,18 @@ class RunFolder:
         files |= {name: self._copied(name) for name in DECIDING if name not in files and (self.path / name).is_file()}
         self._write_status({**known, **facts, **({"files": files} if files else {})})
 
-    def seal(self, *names: str) -> None:
-        """Record deciding files as they are now, after the run itself has changed them."""
+    def rewrite(self, name: str, content: bytes) -> None:
+        """Change a deciding file; wherever that is broken off, the run knows the file, old or new, as its own."""
         if self.writable:
-            known = self.status()
-            self._write_status({**known, "files": {**known.get("files", {}), **{n: self._copied(n) for n in names}}})
+            self._write_status({**self.status(), "rewriting": {name: sha256_bytes(content)}})
+            write_atomic(self.path / name, content)
+            self._write_status(self._rewritten(self.status()))
+
+    def _rewritten(self, status: dict[str, Any]) -> dict[str, Any]:
+        """The status after a rewriting that was carried through, or was broken off before the file was new."""
+        wanted = status.pop("rewriting", {})
+        new = {name: self._copied(name) for name, checksum in wanted.items() if _is_whole(self.path / name, checksum)}
+        return {**status, "files": {**status.get("files", {}), **new}}
 
     def verify(self) -> list[str]:
         """One sentence for each damage that a copy has mended, after removing what a killed process left half written.
@@ -146,6 +153,9 @@ class RunFolder:
         status = self.status()
         if self._own_status() is None:
             sentences.append(f"{STATUS}: damaged, or edited by hand; its copy in {self.copies.name}/ is used instead.")
+        if self.writable and "rewriting" in status:
+            status = self._rewritten(status)
+            self._write_status(status)
         files = status.get("files", {})
         for name, checksum in files.items():
             self._require(name, checksum)

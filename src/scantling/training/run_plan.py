@@ -12,7 +12,7 @@ from scantling.data.manifest import Manifest
 from scantling.data.plan import Plan
 from scantling.data.planning import DeviceKind, channel_names, derive_plan
 from scantling.errors import PlanMismatch
-from scantling.files import read_json, write_json
+from scantling.files import json_bytes, read_json, write_json
 from scantling.networks import PRESETS, check_network_plan
 from scantling.training.config import RunConfig
 from scantling.training.initial import Start
@@ -58,8 +58,7 @@ def plan_of_run(
         _require_fit(plan, manifest)
         if plan.label_kinds != label_kinds:  # of another run: whose labels are read is no matter of the grid
             plan = plan.model_copy(update={"label_kinds": label_kinds})
-            write_json(run.plan, plan.model_dump(mode="json"))
-            run.seal(run.plan.name)
+            run.rewrite(run.plan.name, json_bytes(plan.model_dump(mode="json")))
     else:
         facts = fingerprint(manifest, cases, measured_kinds)
         plan = _derived(facts, manifest, config, device_kind, memory_gb, label_kinds, start, n_views)

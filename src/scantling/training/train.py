@@ -295,5 +295,5 @@ def _make_longer(
         loop.save()
     if run.writable:
         kept = {"steps": longer.steps} if longer.steps is not None else {"seconds": longer.seconds}
-        config.model_copy(update={"training": config.training.model_copy(update=kept)}).save(run.config)
-        run.seal(run.config.name)
+        changed = config.model_copy(update={"training": config.training.model_copy(update=kept)})
+        run.rewrite(run.config.name, changed.to_toml().encode())
