@@ -229,9 +229,11 @@ def test_with_one_labelled_image_the_encoder_of_features_stays_unless_it_is_said
     assert planned.labels_only is not None
     assert planned.labels_only.tune == "full"
     assert "fine-tuned on the labelled ones; their encoder stays as it is; then labels alone" in planned.sentence()
-    for name, words, tune in (("free", {}, "frozen"), ("asked", {"tune": "full"}, "full")):
-        scantling.train(data, tmp_path / name, steps=1, labels=1, settings=SHORT, **words)  # type: ignore[arg-type]
-        assert RunConfig.load(tmp_path / name / "config.toml").tune == tune
+    words = ["train", str(data), "--labels", "1", "--steps", "2", "--dry-run"]
+    for name, tune, kept in (("free", [], True), ("asked", ["--tune", "full"], False)):
+        result = CliRunner().invoke(app, [*words, *tune, "-o", str(tmp_path / name)])
+        assert result.exit_code == 0, result.output
+        assert ("their encoder stays as it is" in result.output.replace("\n", " ")) == kept
 
 
 def test_half_of_the_budget_is_for_features_and_less_where_few_images_lack_labels(data: Path, tmp_path: Path) -> None:
