@@ -410,7 +410,7 @@ def table(scores: Scores) -> list[str]:
         head = ["arm", "seeds", "Wingspan", "gap closed, %", "from faster scratch, %", "Shenzhen fold"]
         head += ["its normal", "its TB", "COVID-19", "HD95", "ASSD"]
         lines += [f"**{k} expert case{'s' * (k != '1')}.** Dice; distances in pixels of 512, Wingspan.", ""]
-        lines += [_row(head), _row(["---"] * len(head))]
+        lines += [row_of(head), row_of(["---"] * len(head))]
         for name in names:
             own = "all" if name == FULL else "0" if name == DIRECT else k
             if (name, own) not in scores.seeds:
@@ -424,26 +424,27 @@ def table(scores: Scores) -> list[str]:
                     cells.append("")
             cells += [f"{scores.draws(name, own, group)[0]:.3f}" for group in list(GROUPS)[1:]]
             cells += [f"{scores.draws(name, own, 'unseen scanners', metric)[0]:.1f}" for metric in METRICS[1:]]
-            lines.append(_row(cells))
+            lines.append(row_of(cells))
         lines.append("")
     return lines
 
 
-def _row(cells: Sequence[str]) -> str:
+def row_of(cells: Sequence[str]) -> str:
+    """A line of a table in Markdown."""
     return f"| {' | '.join(cells)} |"
 
 
 def summary(scores: Scores) -> list[str]:
     """A table in short: the share of the gap on unseen scanners that each arm closes, with each number of cases."""
     counts = sorted(BUDGETS)
-    lines = [_row(["features by", "labels read", *(f"{k} case{'s' * (k != 1)}" for k in counts)])]
-    lines.append(_row(["---"] * (2 + len(counts))))
+    lines = [row_of(["features by", "labels read", *(f"{k} case{'s' * (k != 1)}" for k in counts)])]
+    lines.append(row_of(["---"] * (2 + len(counts))))
     for name, arm in ARMS.items():
         if arm.method and not arm.once and all((name, str(k)) in scores.seeds for k in counts):
             labels = "silver masks" if RECIPES[arm.method.replace("-", "_")].from_labels else "none"
             shares = [_interval(scores.closed(name, str(k), "unseen scanners"), 0, 100) for k in counts]
             _, comma, views = name.partition(",")
-            lines.append(_row([f"{arm.method}{comma}{views}", labels, *shares]))
+            lines.append(row_of([f"{arm.method}{comma}{views}", labels, *shares]))
     return [*lines, ""]
 
 
@@ -452,11 +453,12 @@ def write_page() -> None:
     for preset in (CPU, GPU):
         if preset.cases.exists():
             scores = Scores(read(preset.cases))
-            _write_between(PAGE, f"cxr-{preset.name}", table(scores))
-            _write_between(README, f"cxr-{preset.name}", summary(scores))
+            write_between(PAGE, f"cxr-{preset.name}", table(scores))
+            write_between(README, f"cxr-{preset.name}", summary(scores))
 
 
-def _write_between(page: Path, name: str, lines: Sequence[str]) -> None:
+def write_between(page: Path, name: str, lines: Sequence[str]) -> None:
+    """Put lines between the marks of that name in a page, if it has them."""
     text = page.read_text(encoding="utf-8")
     begin, end = f"<!-- table:{name} -->", f"<!-- /table:{name} -->"
     before, found, rest = text.partition(begin)

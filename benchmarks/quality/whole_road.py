@@ -30,7 +30,6 @@ from scantling.workflows.result import RunResult
 ROOT: Final = Path(__file__).parents[2]
 RESULTS: Final = ROOT / "docs" / "results" / "whole_road.csv"
 PAGE: Final = ROOT / "docs" / "how-to" / "pretrain.md"
-BEGIN, END = "<!-- table:whole-road -->", "<!-- /table:whole-road -->"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +73,8 @@ def record(name: str, work: Path) -> None:
     """The rows of a finished run."""
     run, out = RUNS[name], work / name
     with_them, without, features = (RunFolder.open(out / part) for part in (".", CONTROL, FEATURES))
-    status, environment = with_them.status(), with_them.status()["environment"]
+    status = with_them.status()
+    environment = status["environment"]
     evaluations = [RunResult.read(folder).evaluation for folder in (with_them, without)]
     first, second = (found for found in evaluations if found is not None)
     lines = []
@@ -124,26 +124,22 @@ def only(evaluation: Evaluation, cases: Collection[str]) -> Evaluation:
 
 def table(rows: Sequence[dict[str, Any]]) -> list[str]:
     """The rows as Markdown."""
-    head = "| data, labelled | features by | minutes | held out | with features | labels alone | difference |"
-    lines = [head, "|" + " --- |" * 7]
+    head = ["data, labelled", "features by", "minutes", "held out", "with features", "labels alone", "difference"]
+    lines = [cxr.row_of(head), cxr.row_of(["---"] * len(head))]
     for row in rows:
-        first = row["group"] == "all"
-        held_out = f"{row['cases']}" if first else f"{row['group']}, {row['cases']}"
+        of_run = [RUNS[row["run"]].title, row["method"].replace("_", "-"), row["minutes"], row["cases"]]
+        difference = f"{float(row['difference']):+.3f} ({float(row['low']):+.3f} to {float(row['high']):+.3f})"
         lines.append(
-            f"| {RUNS[row['run']].title if first else ''} | {row['method'].replace('_', '-') if first else ''} | "
-            f"{row['minutes'] if first else ''} | {held_out} | {float(row['dice']):.3f} | "
-            f"{float(row['dice_labels_only']):.3f} | "
-            f"{float(row['difference']):+.3f} ({float(row['low']):+.3f} to {float(row['high']):+.3f}) |"
+            cxr.row_of(
+                [
+                    *(of_run if row["group"] == "all" else ["", "", "", f"{row['group']}, {row['cases']}"]),
+                    f"{float(row['dice']):.3f}",
+                    f"{float(row['dice_labels_only']):.3f}",
+                    difference,
+                ]
+            )
         )
-    return lines
-
-
-def write_table() -> None:
-    """Put the table between its marks in the page."""
-    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
-    after = rest.partition(END)[2]
-    lines = "\n".join(table(cxr.read(RESULTS)))
-    PAGE.write_text(f"{before}{BEGIN}\n\n{lines}\n\n{END}{after}", encoding="utf-8")
+    return [*lines, ""]
 
 
 def main() -> None:
@@ -155,7 +151,7 @@ def main() -> None:
     asked = parser.parse_args()
     for name in () if asked.table else asked.names or RUNS:
         go(name, asked.work.resolve())
-    write_table()
+    cxr.write_between(PAGE, "whole-road", table(cxr.read(RESULTS)))
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ _LARGEST_SHARE: Final = 0.5
 _SHORTEST_TUNING: Final = 0.2
 """Of the budget, whatever learning features took."""
 FEWEST_STEPS: Final = 50
-"""Of learning features by the clock: with fewer they did harm on phantoms, see `docs/lab-notes.md`."""
+"""Of learning features by the clock: with 21 they did harm on phantoms, see `docs/lab-notes.md`."""
 
 Stage = Literal["features", "tuned", "labels-only"]
 _HEADS: Final[Mapping[Stage, str]] = {
